@@ -1,0 +1,145 @@
+"""Arrays in, batches out. Training batches are a pure function of the step, so a resumed run sees the same bits.
+
+Axes: B rows, S history positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from semid.types import Batch, Cases, Interactions, Split
+
+
+class SequenceBatches:
+    """Whole histories, every position supervised in one pass, for models that are causal.
+
+    A user's events are cut into windows of `max_length` targets; each event but the first is a target once an epoch.
+    Where a user needs several windows the cut points move with the epoch, so that contexts of all lengths occur.
+    Rows of equal length share a batch (almost no padding); a batch holds about `tokens` positions.
+    """
+
+    def __init__(self, train: Interactions, *, max_length: int, tokens: int, seed: int):
+        self.events, self.max_length, self.tokens, self.seed = train, max_length, tokens, seed
+        counts = np.diff(train.offsets)
+        self._users = np.flatnonzero(counts >= 2)
+        self._counts = counts[self._users]
+        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+        # Windows are cut from the end; a shift in [0, max_length) of the first cut adds at most one window a user.
+        self.steps_per_epoch = len(self._batches_of(0))
+
+    def _windows(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(begin, end) of each window in events: inputs are [begin, end - 1), targets [begin + 1, end)."""
+        long = self._counts - 1 > self.max_length
+        first = self.events.offsets[self._users]
+        begins, ends = [first[~long]], [first[~long] + self._counts[~long]]
+        for start, count in zip(first[long], self._counts[long]):
+            cuts = np.arange(count - 1 - rng.integers(self.max_length), 0, -self.max_length)
+            cuts = np.concatenate([[count - 1], cuts, [0]])
+            cuts = np.unique(cuts)  # targets of a window are the events (cuts[i], cuts[i+1]]
+            begins.append(start + cuts[:-1])
+            ends.append(start + cuts[1:] + 1)
+        return np.concatenate(begins), np.concatenate(ends)
+
+    def _batches_of(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng((self.seed, epoch))
+        begin, end = self._windows(rng)
+        length = end - begin - 1
+        order = np.lexsort((rng.random(len(begin)), length))
+        begin, end, length = begin[order], end[order], length[order]
+        batches, row = [], 0
+        while row < len(length):
+            # The widest row decides the padding: grow the batch while rows x width fits.
+            width_at = length[row : row + self.tokens]
+            fits = (np.arange(1, len(width_at) + 1) * width_at) <= self.tokens
+            take = max(1, int(fits.sum()))
+            batches.append(np.stack([begin[row : row + take], end[row : row + take]], axis=1))
+            row += take
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def at(self, step: int) -> Batch:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._plan[0] != epoch:
+            self._plan = (epoch, self._batches_of(epoch))
+        plan = self._plan[1]
+        windows = plan[index % len(plan)]  # later epochs may have a batch more or fewer; the pass stays whole on average
+        return _gather(self.events, windows[:, 0], windows[:, 1] - 1, targets_to=windows[:, 1])
+
+
+class TargetBatches:
+    """One target a row with up to `max_length` items before it, as encoder-decoders read them (TIGER, LETTER, GRID)."""
+
+    def __init__(self, train: Interactions, *, max_length: int, batch_size: int, seed: int):
+        self.events, self.max_length, self.batch_size, self.seed = train, max_length, batch_size, seed
+        first = train.offsets[train.user]
+        self._targets = np.flatnonzero(np.arange(len(train)) > first)
+        self._first = first[self._targets]
+        self.steps_per_epoch = max(1, len(self._targets) // batch_size)
+        self._plan: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def at(self, step: int) -> Batch:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._plan[0] != epoch:
+            self._plan = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self._targets)))
+        rows = self._plan[1][index * self.batch_size : (index + 1) * self.batch_size]
+        end = self._targets[rows]
+        begin = np.maximum(self._first[rows], end - self.max_length)
+        batch = _gather(self.events, begin, end)
+        batch.target[torch.arange(len(rows)), batch.length - 1] = torch.from_numpy(self.events.item[end].astype(np.int64))
+        return batch
+
+
+def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield (rows int64 [B], Batch without targets) over all cases, histories cut to the protocol's max_history.
+
+    Cases of like length share a batch; `rows` says which cases they are.
+    """
+    begin = np.maximum(cases.history_begin, cases.history_end - split.protocol.max_history)
+    length = cases.history_end - begin
+    order = np.argsort(length, kind="stable")
+    row = 0
+    while row < len(order):
+        widths = length[order[row : row + tokens]]
+        take = max(1, int((np.arange(1, len(widths) + 1) * np.maximum(widths, 1) <= tokens).sum()))
+        rows = order[row : row + take]
+        yield rows, _gather(split.events, begin[rows], cases.history_end[rows])
+        row += take
+
+
+def history_batch(items: list[np.ndarray], times: list[np.ndarray] | None = None, users: np.ndarray | None = None,
+                  *, max_history: int) -> Batch:
+    """Make a batch from plain histories (oldest first), cut to the last `max_history` items. Empty histories are allowed."""
+    items = [np.asarray(h, np.int64)[-max_history:] for h in items]
+    width = max(1, max((len(h) for h in items), default=1))
+    batch = _empty(len(items), width, np.full(len(items), -1, np.int64) if users is None else users)
+    for row, history in enumerate(items):
+        batch.length[row] = len(history)
+        batch.item[row, : len(history)] = torch.from_numpy(history)
+        if times is not None:
+            batch.time[row, : len(history)] = torch.from_numpy(np.asarray(times[row], np.int64)[-max_history:])
+    return batch
+
+
+def _empty(rows: int, width: int, users: np.ndarray) -> Batch:
+    return Batch(item=torch.full((rows, width), -1), time=torch.zeros((rows, width), dtype=torch.int64),
+                 length=torch.zeros(rows, dtype=torch.int64), target=torch.full((rows, width), -1),
+                 user=torch.from_numpy(np.asarray(users, np.int64)))
+
+
+def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, targets_to: np.ndarray | None = None) -> Batch:
+    """Rows of events [begin, end), right-padded; with `targets_to`, position s is supervised by event begin + s + 1."""
+    length = end - begin
+    width = max(1, int(length.max(initial=0)))
+    position = begin[:, None] + np.arange(width)
+    inside = np.arange(width) < length[:, None]  # [B, S]
+    safe = np.where(inside, position, 0)
+    take = lambda column, pad: torch.from_numpy(np.where(inside, column[safe], pad).astype(np.int64))
+    target = torch.full((len(begin), width), -1)
+    if targets_to is not None:
+        target = torch.from_numpy(np.where(inside, events.item[np.where(inside, position + 1, 0)], -1).astype(np.int64))
+    user = events.user[np.minimum(begin, max(len(events) - 1, 0))].astype(np.int64) if len(events) else np.zeros(len(begin), np.int64)
+    action = None if events.action is None else take(events.action, -1)
+    return Batch(item=take(events.item, -1), time=take(events.time, 0), length=torch.from_numpy(length.astype(np.int64)),
+                 target=target, user=torch.from_numpy(user), action=action)

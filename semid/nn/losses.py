@@ -1,0 +1,85 @@
+"""Losses over items and codes, as pure functions.
+
+Axes: M supervised positions, D width, N items, K negatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, table: Tensor, target: Tensor, chunk: int, low: torch.dtype) -> Tensor:
+        m = len(hidden)
+        wide = table.to(low)
+        grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
+        grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for begin in range(0, m, chunk):
+            h = hidden[begin : begin + chunk].to(low)
+            t = target[begin : begin + chunk]
+            logits = (h @ wide.T).float()  # [C, N]
+            norm = torch.logsumexp(logits, dim=1, keepdim=True)
+            total += (norm.squeeze(1) - logits.gather(1, t[:, None]).squeeze(1)).sum()
+            grad = logits.sub_(norm).exp_()  # softmax
+            grad.scatter_add_(1, t[:, None], torch.full((len(t), 1), -1.0, device=grad.device))
+            grad = grad.to(low)
+            grad_hidden[begin : begin + chunk] = grad @ wide
+            grad_table += grad.T @ h
+        ctx.save_for_backward(grad_hidden.div_(m), grad_table.div_(m))
+        ctx.dtypes = hidden.dtype, table.dtype
+        return total / m
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        hidden, table = ctx.saved_tensors
+        return (grads[0] * hidden).to(ctx.dtypes[0]), (grads[0] * table).to(ctx.dtypes[1]), None, None, None
+
+
+def linear_cross_entropy(hidden: Tensor, table: Tensor, target: Tensor, *, chunk: int = 1024) -> Tensor:
+    """Mean cross-entropy of softmax(hidden @ table.T), full softmax over N rows, without keeping [M, N] for backward.
+
+    hidden [M, D], table [N, D], target int64 [M] -> scalar float32. The forward pass forms both gradients chunk by chunk.
+    Products run in bf16 under autocast, in the tensors' own type otherwise. O(M N D).
+    """
+    device = hidden.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
+    return _LinearCrossEntropy.apply(hidden, table, target, chunk, low)
+
+
+def sampled_softmax(hidden: Tensor, table: Tensor, target: Tensor, negatives: Tensor, *, log_q: Tensor | None = None,
+                    temperature: float = 1.0, cosine: bool = False) -> Tensor:
+    """Mean cross-entropy of the target among itself and shared negatives.
+
+    hidden [M, D], table [N, D], target int64 [M], negatives int64 [K]; log_q float [N]: log expected count of an item
+    among the negatives, subtracted from their logits (Bengio and Senecal 2008), None = no correction.
+    cosine: both sides L2-normalised and divided by `temperature` (HSTU's recipe: .05). A negative that equals the
+    row's target is masked. Returns a scalar float32.
+    """
+    h, positive, negative = hidden.float(), table[target].float(), table[negatives].float()
+    if cosine:
+        h, positive, negative = (F.normalize(t, dim=1) for t in (h, positive, negative))
+    true = (h * positive).sum(1, keepdim=True) / temperature  # [M, 1]
+    false = h @ negative.T / temperature  # [M, K]
+    if log_q is not None:
+        false = false - log_q[negatives]
+    false = false.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
+    return (torch.logsumexp(torch.cat([true, false], dim=1), dim=1) - true.squeeze(1)).mean()
+
+
+def gbce(positive: Tensor, negative: Tensor, *, num_items: int, calibration: float) -> Tensor:
+    """Generalised binary cross-entropy (gSASRec, arXiv 2308.07192, eq. 8 to 10).
+
+    positive float [M], negative float [M, K] logits; calibration t in [0, 1]: 0 is BCE with K negatives, 1 full calibration.
+    The positive probability is raised to beta = a (t (1 - 1/a) + 1/a), a = K / (N - 1); in float64, since
+    sigma(s)**-beta overflows float32. Returns the mean over M of -(beta log sigma(s+) + sum log(1 - sigma(s-))) / (K + 1).
+    """
+    k = negative.shape[1]
+    rate = k / (num_items - 1)
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    log_positive = beta * F.logsigmoid(positive.double())
+    log_negative = F.logsigmoid(-negative.double()).sum(1)
+    return (-(log_positive + log_negative) / (k + 1)).mean().float()

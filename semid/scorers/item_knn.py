@@ -1,0 +1,107 @@
+"""Item-kNN: what is taken after or before the items of the history, counted in training rows. No learning.
+
+Axes: N items, E events, B rows, P profile items, K neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.types import Batch, Interactions
+
+
+@dataclass(frozen=True)
+class ItemKNN:
+    """Directional, recency-weighted co-occurrence.
+
+    Every pair (i, then j, d events later, d <= window) of one user adds d**-0.5 to w[i, j] and `backward` times that to
+    w[j, i]. Both sides are divided by (count + shrink)**norm. A history scores j by the sum over its last `profile` items,
+    the one `a` events back weighted decay**a. Only the `neighbours` strongest entries of each row are kept.
+
+    neighbour int32 [N, K] (-1 pad), weight float32 [N, K].
+    """
+
+    neighbour: Tensor
+    weight: Tensor
+    profile: int
+    decay: float
+
+    @classmethod
+    def fit(cls, train: Interactions, *, window: int = 60, backward: float = 0.5, shrink: float = 10.0, norm: float = 0.5,
+            profile: int = 20, decay: float = 0.5, neighbours: int = 1000) -> ItemKNN:
+        """Count and prune. O(E window) time; memory O(distinct pairs)."""
+        n = len(train.items)
+        row, column, value = cooccurrence(train, window=window, backward=backward)
+        damp = (train.counts + shrink) ** -norm
+        value = value * damp[row] * damp[column]
+        order = np.lexsort((column, -value, row))  # by row, strongest first, ties to the lower item
+        row, column, value = row[order], column[order], value[order]
+        rank = np.arange(len(row)) - np.searchsorted(row, np.arange(n))[row]
+        width = int(min(neighbours, rank.max(initial=-1) + 1))
+        keep = rank < width
+        neighbour = np.full((n, max(width, 1)), -1, np.int32)
+        weight = np.zeros((n, max(width, 1)), np.float32)
+        neighbour[row[keep], rank[keep]] = column[keep]
+        weight[row[keep], rank[keep]] = value[keep]
+        return cls(torch.from_numpy(neighbour), torch.from_numpy(weight), profile, decay)
+
+    def score(self, batch: Batch) -> Tensor:
+        """Return float32 [B, N] >= 0; 0 where no history item knows the item."""
+        scores = torch.zeros(len(batch), len(self.neighbour))
+        for age in range(self.profile):
+            position = batch.length - 1 - age
+            rows = torch.nonzero(position >= 0).squeeze(1)
+            if not len(rows):
+                break
+            item = batch.item[rows, position[rows]]
+            found = self.neighbour[item].long()  # [R, K]
+            weight = self.weight[item] * self.decay**age  # pads add 0 to item 0
+            scores[rows] = scores[rows].scatter_add_(1, found.clamp_min(0), weight)
+        return scores
+
+
+def cooccurrence(train: Interactions, *, window: int, backward: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (i, j, weight) int64, int64, float64: each pair once, sorted by (i, j). Pairs of an item with itself are left out."""
+    n = np.int64(len(train.items))
+    item = train.item.astype(np.int64)
+    keys, weights = np.empty(0, np.int64), np.empty(0)
+    longest = int(np.diff(train.offsets).max(initial=0))
+    for distance in range(1, min(window, longest - 1) + 1):
+        same = train.user[distance:] == train.user[:-distance]
+        first, second = item[:-distance][same], item[distance:][same]
+        differ = first != second
+        first, second = first[differ], second[differ]
+        add = np.full(len(first), distance**-0.5)
+        new = np.concatenate([first * n + second, second * n + first])
+        keys = np.concatenate([keys, new])
+        weights = np.concatenate([weights, add, backward * add])
+        if len(keys) > 50_000_000 or distance == min(window, longest - 1):  # merge now and then: bounded memory
+            keys, slot = np.unique(keys, return_inverse=True)
+            weights = np.bincount(slot, weights, minlength=len(keys))
+    keep = weights > 0
+    keys, weights = keys[keep], weights[keep]
+    return keys // n, keys % n, weights
+
+
+def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, shrink: float = 10.0, norm: float = 0.5,
+                     seed: int = 0) -> np.ndarray:
+    """Collaborative vectors float32 [N, dim]: truncated SVD of the symmetric item-kNN matrix, columns scaled by sqrt(singular value).
+
+    Seconds, deterministic, no neural training. Items without training events get zeros.
+    """
+    n = len(train.items)
+    row, column, value = cooccurrence(train, window=window, backward=1.0)
+    damp = (train.counts + shrink) ** -norm
+    value = torch.from_numpy((value * damp[row] * damp[column]).astype(np.float32))
+    matrix = torch.sparse_coo_tensor(torch.from_numpy(np.stack([row, column])), value, (n, n)).coalesce()
+    dim = min(dim, n)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        u, s, _ = torch.svd_lowrank(matrix, q=min(n, dim + 32), niter=6)
+    vectors = (u * s.sqrt())[:, :dim]
+    flip = torch.where(vectors[vectors.abs().argmax(0), torch.arange(dim)] < 0, -1.0, 1.0)  # the SVD's signs are arbitrary
+    return np.ascontiguousarray((vectors * flip).numpy(), np.float32)

@@ -1,0 +1,198 @@
+"""The one training loop: scorers, tokenizers' networks, generators and post-training all run here.
+
+A run is a pure function of its seed: batches depend on the step alone, dropout on torch's generator, and both are in the
+checkpoint. So a killed run that resumes ends with the same bits on CPU as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from semid.errors import ConfigError
+from semid.protocols import Batches, Objective
+from semid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from semid.training.log import Log
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How weights move. learning_rate is the peak; the schedule scales it after `warmup` linear steps.
+
+    schedule: cosine or linear down to `final` times the peak at the last step; inverse_sqrt (constant for `warmup` steps, then
+    sqrt(warmup / step)); constant. clip: largest gradient norm. accumulate: batches summed into one step.
+    precision: bf16 = autocast for matrix products, fp32 elsewhere. weight_decay: matrices only, never gains, biases.
+    """
+
+    learning_rate: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    weight_decay: float = 0.01
+    warmup: int = 100
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = "cosine"
+    final: float = 0.05
+    clip: float = 5.0
+    accumulate: int = 1
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a 0-based step of `steps`."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        past = step / max(1, steps)
+        fall = {
+            "cosine": self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * past)),
+            "linear": 1 - (1 - self.final) * past,
+            "inverse_sqrt": math.sqrt(max(1, self.warmup) / max(step + 1, self.warmup, 1)),
+            "constant": 1.0,
+        }[self.schedule]
+        return self.learning_rate * (1.0 if self.schedule == "inverse_sqrt" else rise) * fall
+
+
+@dataclass(frozen=True)
+class Validation:
+    """When to look, and what decides. measure() returns named numbers; `select` (higher is better) picks the kept weights.
+
+    every: steps between looks. patience: looks without a better value before training stops; None = never.
+    """
+
+    measure: Callable[[], dict[str, float]]
+    every: int
+    select: str = "ndcg@10"
+    patience: int | None = None
+
+
+@dataclass
+class Fitted:
+    """What a training run did. best_step is the step whose weights the model now has; seconds include earlier, resumed parts."""
+
+    steps: int
+    best_step: int
+    best_value: float
+    seconds: float
+    cpu_seconds: float
+    history: list[dict] = field(default_factory=list)
+
+
+class Interrupted(Exception):
+    """Training was stopped by the user; a checkpoint is on disk."""
+
+
+def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int, optimization: Optimization = Optimization(),
+        validation: Validation | None = None, checkpoint: Path | None = None, checkpoint_seconds: float = 60.0,
+        resume: bool = False, log: Log | None = None, stage: str = "train") -> Fitted:
+    """Train `model` in place; with validation, it ends with the weights of the best look.
+
+    objective(model, batch) -> Loss. checkpoint: file that is replaced atomically every `checkpoint_seconds` and after each
+    look, and removed by nobody. resume: go on from it if it is there. Raises `ConfigError` on a loss that is not finite.
+    """
+    log = log or Log()
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(_groups(model, optimization.weight_decay), lr=optimization.learning_rate,
+                                  betas=(optimization.beta1, optimization.beta2), fused=True)
+    state = Checkpoint()
+    if resume and checkpoint is not None and checkpoint.exists():
+        state = load_checkpoint(checkpoint, model, optimizer)
+        log.rewind(stage, state.step)
+    began, cpu_began, saved = time.perf_counter(), time.process_time(), time.perf_counter()
+    earlier, cpu_earlier = state.seconds, state.cpu_seconds
+    window: list[Tensor] = []
+    window_parts: dict[str, list[Tensor]] = {}
+    report_every = max(1, min(50, batches.steps_per_epoch))
+
+    def save() -> None:
+        nonlocal saved
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, optimizer, state)
+            saved = time.perf_counter()
+
+    with _deterministic(device):
+        model.train()
+        try:
+            while state.step < steps and not state.stopped:
+                rate = optimization.rate(state.step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.zero_grad(set_to_none=True)
+                for micro in range(optimization.accumulate):
+                    batch = batches.at(state.step * optimization.accumulate + micro).to(device)
+                    with torch.autocast(device.type, torch.bfloat16, enabled=optimization.precision == "bf16"):
+                        loss = objective(model, batch)
+                    (loss.total / optimization.accumulate).backward()
+                    window.append(loss.total.detach())
+                    for name, part in loss.parts.items():
+                        window_parts.setdefault(name, []).append(part.detach())
+                norm = nn.utils.clip_grad_norm_(model.parameters(), optimization.clip)
+                if not torch.isfinite(norm):
+                    raise ConfigError(f"{stage}: the loss or its gradient is not finite at step {state.step + 1} (loss "
+                                      f"{window[-1].item():g}); try a lower learning rate or --set precision=fp32")
+                optimizer.step()
+                state.step += 1
+                state.seconds = earlier + time.perf_counter() - began
+                state.cpu_seconds = cpu_earlier + time.process_time() - cpu_began
+                if state.step % report_every == 0 or state.step == steps:
+                    parts = {name: torch.stack(values).mean().item() for name, values in window_parts.items()}
+                    log.write(stage, step=state.step, steps=steps, epoch=state.step * optimization.accumulate / batches.steps_per_epoch,
+                              loss=torch.stack(window).mean().item(), parts=parts, rate=rate, seconds=round(state.seconds, 1))
+                    window, window_parts = [], {}
+                if validation is not None and (state.step % validation.every == 0 or state.step == steps):
+                    _look(model, validation, state, log, stage, steps)
+                    save()
+                elif time.perf_counter() - saved >= checkpoint_seconds:
+                    save()
+        except KeyboardInterrupt:
+            save()
+            raise Interrupted(f"{stage}: stopped at step {state.step:,} of {steps:,}") from None
+    if state.best:
+        model.load_state_dict(state.best)
+    model.eval()
+    save()
+    return Fitted(state.step, state.best_step or state.step, state.best_value, state.seconds, state.cpu_seconds, state.history)
+
+
+def _look(model: nn.Module, validation: Validation, state: Checkpoint, log: Log, stage: str, steps: int) -> None:
+    """Measure, remember the best weights, decide whether to stop."""
+    model.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        measured = validation.measure()
+    model.train()
+    if validation.select not in measured:
+        raise ConfigError(f"validation: want the metric {validation.select!r} among {sorted(measured)}")
+    value = measured[validation.select]
+    state.history.append({"step": state.step, **measured})
+    log.write(stage, step=state.step, steps=steps, valid=measured, seconds=round(state.seconds, 1))
+    if value > state.best_value:
+        state.best_value, state.best_step = value, state.step
+        state.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    looks_since = sum(1 for look in state.history if look["step"] > state.best_step)
+    state.stopped = validation.patience is not None and looks_since >= validation.patience
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+
+
+@contextmanager
+def _deterministic(device: torch.device):
+    """On CPU, ask torch for algorithms that give the same bits each time; scatter-adds with threads otherwise don't."""
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer twice
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
