@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from semid.encoders.hashed import Hashed, principal, tf_idf
+from semid.types import Catalog, IdMap
+
+
+def catalog(titles: list[str]) -> Catalog:
+    return Catalog(IdMap([f"i{k}" for k in range(len(titles))]), pa.table({"row": list(range(len(titles)))}), {"title": titles})
+
+
+TITLES = [f"{thing} {colour}" for colour in ["red", "green", "blue", "black"] * 10
+          for thing in ("nail polish", "hair brush", "face cream")]
+
+
+def test_principal_equals_the_truncated_svd():
+    rng = np.random.default_rng(0)
+    dense = torch.from_numpy(rng.normal(size=(60, 40)) * 0.8 ** np.arange(40)).float() * (torch.rand(60, 40) < 0.5)
+    got = principal(dense.to_sparse_coo().coalesce(), 8, sweeps=6)
+    _, s, _ = torch.linalg.svd(dense)
+    torch.testing.assert_close(got.norm(dim=0), s[:8], rtol=1e-3, atol=0)
+
+
+def test_tf_idf_equals_hand_computed_weights():
+    matrix = tf_idf(["ab ab cd", "ab ef", "gh"]).to_dense()
+    assert matrix.shape == (3, 1)                       # only "ab" stands in two texts
+    torch.testing.assert_close(matrix[:, 0], torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_like_titles_are_near():
+    vectors = Hashed(16).encode(catalog(TITLES))
+    assert vectors.shape == (120, 16)
+    assert vectors.dtype == np.float32
+    same, other = vectors[0] @ vectors[3], vectors[0] @ vectors[1]      # nail polish - nail polish, - hair brush
+    assert same > other
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_vectors_do_not_depend_on_the_process():
+    code = ("from semid.encoders.hashed import features; print(sorted(features('red nail polish').items()))")
+    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
+    assert len(runs) == 1
+
+
+def test_few_items_empty_texts_and_unshared_words_are_zero():
+    assert Hashed(8).encode(catalog(["one", "", "two"])).tolist() == [[0.0] * 8] * 3
+    vectors = Hashed(8).encode(catalog(["soap bar", "soap box", "", "x"]))
+    assert vectors[:2].any(axis=1).all()
+    assert not vectors[2:].any()
