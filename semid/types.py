@@ -359,11 +359,13 @@ class Cases:
 class Split:
     """Training rows and the questions asked of a model. Anything learnt or counted comes from `train` alone.
 
-    events: all interactions in the protocol's order (cases point into it); train: the training rows only.
+    source: the interactions as given; events: those that histories point into (source in the protocol's order, without
+    cold items); train: the training rows only.
     """
 
     protocol: Protocol
     catalog: Catalog
+    source: Interactions
     events: Interactions
     train: Interactions
     valid: Cases

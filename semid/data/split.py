@@ -28,7 +28,7 @@ def split(interactions: Interactions, catalog: Catalog, protocol: Protocol, fing
     if not len(parts["test"]):
         raise DataError(f"split {protocol.split!r}: no test case is left; want users with at least 3 events (leave_one_out), "
                         "or events after the cut (time)")
-    return Split(protocol, catalog, events, events.take(train), parts["valid"], parts["test"], fingerprint)
+    return Split(protocol, catalog, interactions, events, events.take(train), parts["valid"], parts["test"], fingerprint)
 
 
 def shuffle_ties(interactions: Interactions, seed: int) -> Interactions:

@@ -1,0 +1,60 @@
+"""Changing a recipe's configuration by name: every name is checked, every value has its declared type."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from semid.errors import ConfigError, did_you_mean
+
+
+def override(config: Any, settings: Mapping[str, object]) -> Any:
+    """Return a copy of a (nested) frozen dataclass with `settings` such as {"epochs": 3, "optimization.clip": "1.0"}.
+
+    Text values (from a command line) are read as JSON where that works, as plain text otherwise.
+    Raises `ConfigError` for unknown names, with the nearest right one, and for values of the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    values = dataclasses.asdict(config)
+    for path, value in settings.items():
+        _put(values, config, path, value)
+    try:
+        return TypeAdapter(type(config)).validate_python(values, strict=False, extra="forbid")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting {where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}; "
+                          f"default: {_default(config, where)}") from None
+
+
+def _put(values: dict, config: Any, path: str, value: object) -> None:
+    *parents, leaf = path.split(".")
+    for name in parents:
+        _known(config, name, path)
+        values, config = values[name], getattr(config, name)
+        if not dataclasses.is_dataclass(config):
+            raise ConfigError(f"setting {path}: {name} is a single value, not a group; set it as {name}=...")
+    _known(config, leaf, path)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = {"none": None, "true": True, "false": False}.get(value.lower(), value)
+    values[leaf] = value
+
+
+def _known(config: Any, name: str, path: str) -> None:
+    names = [field.name for field in dataclasses.fields(config)]
+    if name not in names:
+        raise ConfigError(f"unknown setting {path!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
+
+
+def _default(config: Any, path: str) -> str:
+    for name in path.split("."):
+        if not (dataclasses.is_dataclass(config) and name in {field.name for field in dataclasses.fields(config)}):
+            return "none"
+        config = getattr(config, name)
+    return repr(config)

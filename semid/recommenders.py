@@ -1,0 +1,155 @@
+"""Finished systems: parts put together so that histories go in and items come out.
+
+Axes: B rows, N items, k list length, C candidates of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semid.decoding.beam import beam_search
+from semid.decoding.exhaustive import score_items
+from semid.decoding.ranking import mask_items, top_items
+from semid.protocols import Generator, Scorer
+from semid.training.checkpoint import write_atomically
+from semid.tree import CodeTree
+from semid.types import Batch, Recommendations, SemanticIds
+
+
+def listed(batch: Batch, item: Tensor, score: Tensor, scale: str) -> Recommendations:
+    """Turn tensors [B, k] into `Recommendations`; -inf scores become padding."""
+    return Recommendations(batch.user.numpy().astype(np.int32), item.cpu().numpy().astype(np.int32),
+                           score.float().cpu().numpy(), scale)
+
+
+@dataclass(frozen=True)
+class ItemRecommender:
+    """A scorer that ranks all items. files: {name: tensors} to save beside it."""
+
+    scorer: Scorer
+    scale: str
+    device: str = "cpu"
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Tensor:
+        return self.scorer.score(batch.to(self.device))
+
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
+        scores = mask_items(self.score(histories), allowed, histories.item if seen == "remove" else None)
+        value, item = top_items(scores, k)
+        return listed(histories, item, value, self.scale)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = self.scorer.state_dict() if isinstance(self.scorer, nn.Module) else {
+            name: value for name, value in vars(self.scorer).items() if isinstance(value, Tensor)}
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        write_atomically(folder / "scorer.safetensors", lambda path: save_file(tensors, path))
+
+
+@dataclass(frozen=True)
+class CodeRecommender:
+    """A generator that writes codes, a tree that keeps them real. beams: paths kept while decoding (at least k)."""
+
+    generator: Generator
+    ids: SemanticIds
+    tree: CodeTree
+    beams: int = 50
+    device: str = "cpu"
+
+    @torch.no_grad()
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
+        batch = histories.to(self.device)
+        beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k,
+                            constraint=None if allowed is None else self.tree.allow(allowed),
+                            seen=batch.item if seen == "remove" else None)
+        return listed(histories, beams.item, beams.logp, "log probability")
+
+    @torch.no_grad()
+    def score_items(self, histories: Batch, items: Tensor) -> Tensor:
+        """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
+        return score_items(self.generator, histories.to(self.device), self.tree, items)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {name: value.cpu().contiguous() for name, value in self.generator.state_dict().items()}
+        write_atomically(folder / "generator.safetensors", lambda path: save_file(tensors, path))
+        write_codes(folder / "codes.parquet", self.ids)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A generator and a scorer, pooled: (1 - weight) log p_generator + weight log p_scorer over the best items of both.
+
+    p_scorer is the row's scores divided by their sum (they must be >= 0), plus 1e-6 so that an item the scorer doesn't know
+    stays comparable. Candidates: the beams of the generator and as many of the scorer's best; each gets both exact scores.
+    """
+
+    first: CodeRecommender
+    second: ItemRecommender
+    weight: float
+
+    @torch.no_grad()
+    def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (item int64 [B, C], log p_generator, log p_scorer float32 [B, C]); -1 / -inf where an item is listed twice."""
+        hidden = histories.item if seen == "remove" else None
+        generated = self.first.recommend(histories, k=depth, allowed=allowed, seen=seen)
+        scores = self.second.score(histories)
+        share = (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
+        _, known = top_items(mask_items(scores, allowed, hidden), depth)
+        item = torch.cat([torch.from_numpy(generated.item.astype(np.int64)), known], dim=1)
+        item, _ = item.sort(dim=1, descending=True)
+        item = item.masked_fill(torch.cat([torch.zeros_like(item[:, :1], dtype=torch.bool), item[:, 1:] == item[:, :-1]], 1), -1)
+        first = self.first.score_items(histories, item)
+        return item, first, share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
+
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
+        item, first, second = self.candidates(histories, allowed=allowed, seen=seen, depth=max(k, self.first.beams))
+        pooled = pool(first, second, self.weight).masked_fill(item < 0, -torch.inf)
+        by_item = item.argsort(dim=1)  # ties to the lower item row
+        item, pooled = item.gather(1, by_item), pooled.gather(1, by_item)
+        order = pooled.argsort(dim=1, descending=True, stable=True)[:, :k]
+        item, pooled = item.gather(1, order), pooled.gather(1, order)
+        return listed(histories, item.masked_fill(pooled == -torch.inf, -1), pooled, "pooled log probability")
+
+    def save(self, folder: Path) -> None:
+        self.first.save(folder)
+        self.second.save(folder)
+
+
+def pool(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Return (1 - weight) first + weight second, where a weight of 0 or 1 drops the other side even if it is -inf."""
+    if weight == 0:
+        return first
+    return second if weight == 1 else (1 - weight) * first + weight * second
+
+
+def write_codes(path: Path, ids: SemanticIds) -> None:
+    """Write codes as Parquet: columns level_0 ... and the sizes, order and source in the schema's metadata."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({f"level_{level}": ids.codes[:, level] for level in range(ids.levels)})
+    about = {"semid": json.dumps({"sizes": list(ids.sizes), "order": ids.order, "source": ids.source})}
+    write_atomically(path, lambda temporary: pq.write_table(table.replace_schema_metadata(about), temporary))
+
+
+def read_codes(path: Path) -> SemanticIds:
+    """Read what `write_codes` wrote."""
+    import json
+
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"semid"])
+    codes = np.stack([column.to_numpy() for column in table.columns], axis=1)
+    return SemanticIds(np.ascontiguousarray(codes), tuple(about["sizes"]), about["order"], about["source"])

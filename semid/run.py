@@ -1,0 +1,337 @@
+"""A run: one recipe trained on one data set, in a folder from which everything else follows.
+
+The folder holds config.json (recipe, every value resolved, protocol, seed, data fingerprint), catalog.parquet,
+interactions.parquet (the histories `recommend --user` reads, and what `evaluate` splits again), the weights as safetensors, codes.parquet, metrics.json,
+metrics.jsonl, report.html and manifest.json (SHA-256 and size of every file). Loading executes no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from semid.config import override
+from semid.data.split import split as split_events
+from semid.errors import ConfigError, RunError, did_you_mean
+from semid.training.checkpoint import write_atomically
+from semid.training.job import Job
+from semid.training.log import Log
+from semid.types import Catalog, IdMap, Interactions, Protocol, Recommendations, Split
+
+FORMAT = 1
+"""Version of the folder's layout; a newer one is refused."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes, one file each in `semid/recipes/`."""
+    return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.py") if p.stem != "__init__")
+
+
+def find_recipe(name: str) -> tuple[ModuleType, Mapping[str, object]]:
+    """Return the recipe's module and the settings of its variant. name: `letter` or `letter:no_cf`."""
+    stem, _, variant = name.partition(":")
+    if stem not in recipe_names():
+        raise ConfigError(f"unknown recipe {stem!r}{did_you_mean(stem, recipe_names())}; known: {', '.join(recipe_names())}")
+    module = importlib.import_module(f"semid.recipes.{stem}")
+    if variant and variant not in module.VARIANTS:
+        known = ", ".join(f"{stem}:{v}" for v in module.VARIANTS) or "none"
+        raise ConfigError(f"recipe {stem!r} has no variant {variant!r}{did_you_mean(variant, module.VARIANTS)}; known: {known}")
+    return module, module.VARIANTS[variant] if variant else {}
+
+
+@dataclass
+class Run:
+    """A trained recommender with what it was trained on. Made by `train` and `load`."""
+
+    recipe: str
+    config: Any
+    split: Split
+    recommender: Any
+    about: dict
+    folder: Path | None = None
+    evaluations: dict = field(default_factory=dict)
+    """{(part, seen): Evaluation} as measured by `evaluate` in this process."""
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.split.catalog
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether users take items again (at least 1 % of training rows do); where not, `seen="auto"` removes seen items."""
+        from semid.evaluation.evaluate import resolve_seen
+
+        return resolve_seen("auto", self.split.train) == "keep"
+
+    def resolve_seen(self, seen: str) -> str:
+        if seen not in ("auto", "keep", "remove"):
+            raise ConfigError(f"seen: want auto, keep or remove, got {seen!r}{did_you_mean(seen, ('auto', 'keep', 'remove'))}")
+        return seen if seen != "auto" else ("keep" if self.repeats else "remove")
+
+    def history(self, user: str) -> np.ndarray:
+        """Return the item rows of a known user, oldest first. Raises `UnknownId`."""
+        events = self.split.source
+        row = events.users.row(user, "user")
+        return events.item[events.offsets[row] : events.offsets[row + 1]]
+
+    def recommend(self, user: str | None = None, history: Sequence[str] | None = None, *, k: int = 10, where: str | None = None,
+                  exclude: Sequence[str] = (), seen: str = "auto") -> list[dict]:
+        """Return up to k {"item_id", "title", "score"}, best first, for a known user or any history of item ids (oldest first).
+
+        where: a condition over catalogue columns; exclude: item ids never shown. An empty history is allowed.
+        """
+        if (user is None) == (history is None):
+            raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
+        if not 1 <= k <= 10_000:
+            raise ConfigError(f"recommend: want k in [1, 10000], got {k}")
+        items = self.catalog.items
+        rows = self.history(str(user)) if user is not None else np.array([items.row(i, "item") for i in history or []], np.int64)
+        times = None
+        events = self.split.source
+        if user is not None:
+            u = events.users.row(str(user), "user")
+            times = [events.time[events.offsets[u] : events.offsets[u + 1]]]
+        answer = self.recommend_rows([rows], times=times, k=k, allowed=self.allowed(where, exclude), seen=seen)
+        return [{"item_id": str(items.ids[item]), "title": self.catalog.titles[item], "score": float(score)}
+                for item, score in zip(answer.item[0], answer.score[0], strict=True) if item >= 0]
+
+    def recommend_rows(self, histories: Sequence[np.ndarray], *, times: Sequence[np.ndarray] | None = None, k: int,
+                       allowed: np.ndarray | None = None, seen: str = "auto") -> Recommendations:
+        """`recommend` for many histories of item rows at once."""
+        from semid.data.batch import history_batch
+
+        batch = history_batch(list(histories), None if times is None else list(times), max_history=self.split.protocol.max_history)
+        return self.recommender.recommend(batch, k=k, allowed=allowed, seen=self.resolve_seen(seen))
+
+    def allowed(self, where: str | None, exclude: Sequence[str] = ()) -> np.ndarray | None:
+        """Return the bool [N] mask of items that a rule admits, None if every item is."""
+        if where is None and not len(exclude):
+            return None
+        from semid.data.where import mask
+
+        allowed = np.ones(len(self.catalog), bool) if where is None else mask(self.catalog, where)
+        allowed[[self.catalog.items.row(i, "item") for i in exclude]] = False
+        return allowed
+
+    def evaluate(self, part: str = "test", *, ks: Sequence[int] = (5, 10, 20), seed: int = 0) -> dict:
+        """Measure on a part with seen items kept and removed; both evaluations are returned and kept in `evaluations`."""
+        from semid.data.batch import case_batches
+        from semid.evaluation.evaluate import evaluate
+
+        cases = getattr(self.split, part)
+        for seen in ("keep", "remove"):
+            self.evaluations[part, seen] = evaluate(self.recommender, self.split, cases, case_batches(self.split, cases),
+                                                    ks=tuple(ks), seen=seen, seed=seed)
+        return {seen: self.evaluations[part, seen] for seen in ("keep", "remove")}
+
+
+def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 0, protocol: Protocol | None = None,
+          settings: Mapping[str, object] | None = None, device: str = "auto", resume: bool = False, log: Log | None = None) -> Run:
+    """Train a recipe (or `recipe:variant`) on a data set from `semid.read`, or on an existing `Split`.
+
+    out: the run folder; None keeps everything in memory. settings: {"epochs": 3, "optimization.learning_rate": 1e-3}.
+    device: auto takes a GPU where there is one. resume: go on from the checkpoints in `out`.
+    """
+    module, variant = find_recipe(recipe)
+    config = override(override(module.Config(), variant), settings or {})
+    split = data if isinstance(data, Split) else data.split(protocol or Protocol())
+    folder = None if out is None else Path(out)
+    about = {"format": FORMAT, "recipe": recipe, "config": dataclasses.asdict(config), "protocol": dataclasses.asdict(split.protocol),
+             "protocol_hash": split.protocol.hash, "seed": seed, "data": {
+                 "fingerprint": split.fingerprint, "users": len(split.events.users), "items": len(split.catalog),
+                 "events": len(split.events), "time_unit": split.events.time_unit}, "versions": versions(), "machine": machine()}
+    if folder is not None:
+        if (done := _prepare(folder, about, resume)) is not None:
+            return done
+        save_data(folder, split)
+    job = Job(seed=seed, out=folder, device=pick_device(device), resume=resume,
+              log=log or Log(None if folder is None else folder / "metrics.jsonl"))
+    began, cpu = time.perf_counter(), time.process_time()
+    recommender = module.run(config, split, job)
+    about["seconds"] = round(time.perf_counter() - began, 2)
+    about["cpu_seconds"] = round(time.process_time() - cpu, 2)
+    about["parameters"] = recommender.num_parameters
+    run = Run(recipe, config, split, recommender, about, folder)
+    if folder is not None:
+        recommender.save(folder)
+        write_json(folder / "config.json", about)
+        for file in folder.glob(".*.checkpoint.safetensors"):
+            file.unlink()
+        write_manifest(folder)
+    return run
+
+
+def load(folder: str | Path) -> Run:
+    """Open a run folder. Raises `RunError` if a file is missing, was changed, or comes from a newer version."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder}: not a run folder (no config.json); make one with: semid train RECIPE --data ... --out {folder}")
+    about = read_json(folder / "config.json")
+    if about.get("format", 0) > FORMAT:
+        raise RunError(f"{folder}: written by a newer semid (layout {about['format']}, this one reads {FORMAT}); upgrade semid")
+    check_manifest(folder)
+    module, _ = find_recipe(about["recipe"])
+    try:
+        config = override(module.Config(), {})
+        from pydantic import TypeAdapter
+
+        config = TypeAdapter(module.Config).validate_python(about["config"])
+    except ValueError as error:
+        raise RunError(f"{folder}/config.json: the configuration doesn't fit recipe {about['recipe']!r} of this version: {error}") from None
+    catalog, events = load_data(folder)
+    split = split_events(events, catalog, Protocol(**about["protocol"]), about["data"]["fingerprint"])
+    return Run(about["recipe"], config, split, module.load(config, catalog, folder), about, folder)
+
+
+def pick_device(device: str) -> str:
+    """Resolve "auto"; an accelerator that isn't there is an error, not a silent CPU run."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: torch sees no GPU here; use --device cpu, or see: semid doctor")
+    return device
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("semid", "torch", "numpy")} | {"python": platform.python_version()}
+
+
+def machine() -> dict[str, object]:
+    """What a number was measured on, without anything that names the machine."""
+    import os
+
+    import torch
+
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
+    """Make the folder and its config.json; return the finished run if there is one to resume."""
+    config = folder / "config.json"
+    if config.exists():
+        if not resume:
+            raise ConfigError(f"{folder}: holds a run already; continue it with --resume, or choose another --out")
+        earlier = read_json(config)
+        for key in ("recipe", "config", "protocol", "seed"):
+            if json.dumps(earlier[key], sort_keys=True) != json.dumps(about[key], sort_keys=True):
+                raise ConfigError(f"{folder}: --resume with another {key}: the run has {_short(earlier[key])}, "
+                                  f"this call {_short(about[key])}; repeat the original call, or choose another --out")
+        if earlier["data"]["fingerprint"] != about["data"]["fingerprint"]:
+            raise ConfigError(f"{folder}: --resume with other data (fingerprint {about['data']['fingerprint']}, "
+                              f"the run has {earlier['data']['fingerprint']}); choose another --out")
+        if (folder / "manifest.json").exists():
+            return load(folder)
+    elif resume and folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: nothing to resume (no config.json), and the folder isn't empty; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(config, about)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot write the run folder: {error.strerror or error}; choose another --out") from None
+    return None
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 200 else text[:200] + "..."
+
+
+def write_json(path: Path, value: object) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; the run folder is damaged, train again") from None
+
+
+def save_data(folder: Path, split: Split) -> None:
+    """Write catalog.parquet, interactions.parquet and users.parquet: what the run's split was made from."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    catalog, events = split.catalog, split.source
+    table = catalog.table
+    for name in [n for n in table.column_names if n.startswith("semid:")]:
+        table = table.drop_columns(name)
+    table = table.append_column("semid:id", pa.array(catalog.items.ids.tolist(), pa.string()))
+    for name, texts in catalog.text.items():
+        table = table.append_column(f"semid:text:{name}", pa.array(texts, pa.string()))
+    columns = {"user": events.user, "item": events.item, "time": events.time, "action": events.action, "value": events.value,
+               "split": events.split}
+    interactions = pa.table({name: column for name, column in columns.items() if column is not None})
+    interactions = interactions.replace_schema_metadata({"time_unit": events.time_unit})
+    users = pa.table({"user_id": pa.array(events.users.ids.tolist(), pa.string())})
+    for name, value in (("catalog", table), ("interactions", interactions), ("users", users)):
+        write_atomically(folder / f"{name}.parquet", lambda path, value=value: pq.write_table(value, path, compression="zstd"))
+
+
+def load_data(folder: Path) -> tuple[Catalog, Interactions]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "catalog.parquet")
+    items = IdMap(table["semid:id"].to_pylist())
+    prefix = "semid:text:"
+    text = {name.removeprefix(prefix): table[name].to_pylist() for name in table.column_names if name.startswith(prefix)}
+    catalog = Catalog(items, table.select([n for n in table.column_names if not n.startswith("semid:")]), text)
+    rows = pq.read_table(folder / "interactions.parquet")
+    users = IdMap(pq.read_table(folder / "users.parquet")["user_id"].to_pylist())
+    columns = {name: rows[name].to_numpy() for name in rows.column_names}
+    return catalog, Interactions(users=users, items=items, time_unit=rows.schema.metadata[b"time_unit"].decode(), **columns)
+
+
+UNLISTED = {"manifest.json", "metrics.json", "metrics.jsonl", "report.html"}
+"""Files that `evaluate` writes later; everything else is under the manifest's hashes."""
+
+
+def write_manifest(folder: Path) -> None:
+    files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size}
+             for p in sorted(folder.iterdir()) if p.is_file() and p.name not in UNLISTED and not p.name.startswith(".")}
+    write_json(folder / "manifest.json", {"format": FORMAT, "files": files, "versions": versions()})
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise `RunError` for the first file that is missing or isn't what training wrote."""
+    if not (folder / "manifest.json").exists():
+        raise RunError(f"{folder}: training has not finished (no manifest.json); continue it by repeating the train command with --resume")
+    for name, wanted in read_json(folder / "manifest.json")["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise RunError(f"{path}: missing; the manifest lists it with {wanted['bytes']:,} bytes; restore it or train again")
+        if path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
+            raise RunError(f"{path}: changed since training (SHA-256 differs from manifest.json); restore it or train again")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+"""SASRec: a causal transformer over item ids, scored against every item. The strong baseline of every table.
+
+Axes: B rows, S positions, D width, N items.
+Source: Kang and McAuley, ICDM 2018, arXiv 1808.09781; losses see `objectives/next_item.py`.
+Deviations: clean pre-norm blocks (the original normalises queries only), GELU, and an output table of its own where
+`is_tied` is false (as gSASRec has it): a tied table scores the items just taken too high.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from semid.nn.transformer import CausalTransformer, last_state
+from semid.types import Batch
+
+
+class SASRec(nn.Module):
+    def __init__(self, num_items: int, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
+                 dropout: float = 0.5, max_length: int = 50, is_tied: bool = True):
+        super().__init__()
+        self.item = nn.Embedding(num_items, width)
+        nn.init.normal_(self.item.weight, std=0.02)
+        self.output = None if is_tied else nn.Parameter(torch.randn(num_items, width) * 0.02)
+        self.temporal = CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
+                                          max_length=max_length)
+
+    def states(self, batch: Batch) -> Tensor:
+        """Return [B, S, D]: the user after each position."""
+        return self.temporal(self.item(batch.item.clamp_min(0)))
+
+    def item_vectors(self) -> Tensor:
+        """Return [N, D]: what a state is multiplied with."""
+        return self.item.weight if self.output is None else self.output
+
+    def score(self, batch: Batch) -> Tensor:
+        """Return float32 [B, N], dot products."""
+        return (last_state(self.states(batch), batch.length) @ self.item_vectors().T).float()
