@@ -1,6 +1,6 @@
 """For whom does it work? The same targets, counted apart by what is known of them before the answer.
 
-A slicing is an ordered {label: bool [T]} over the targets of a `Truth`; its slices overlap nowhere, and empty ones are left out.
+A slicing is an ordered {label: bool [T]} over the targets of a `Truth`; slices do not overlap, and empty ones are left out.
 Where a case has several targets, each slice asks for its own targets only (`Truth.where`).
 
 Axes: B cases, T targets, N items.
