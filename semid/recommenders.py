@@ -15,16 +15,35 @@ from torch import Tensor, nn
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
 from semid.decoding.ranking import mask_items, top_items
+from semid.errors import RunError
 from semid.protocols import Generator, Scorer
 from semid.training.checkpoint import write_atomically
 from semid.tree import CodeTree
 from semid.types import Batch, Recommendations, SemanticIds
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU. Raises `RunError`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; restore the file or train again") from None
+
+
 def listed(batch: Batch, item: Tensor, score: Tensor, scale: str) -> Recommendations:
     """Turn tensors [B, k] into `Recommendations`; -inf scores become padding."""
     return Recommendations(batch.user.numpy().astype(np.int32), item.cpu().numpy().astype(np.int32),
                            score.float().cpu().numpy(), scale)
+
+
+def tensors_of(part: object) -> dict[str, Tensor]:
+    """Return the state dict of a module, or the tensors of a plain dataclass."""
+    if isinstance(part, nn.Module):
+        return part.state_dict()
+    return {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,11 @@ class ItemRecommender:
     scorer: Scorer
     scale: str
     device: str = "cpu"
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that were learnt or counted."""
+        return sum(value.numel() for value in tensors_of(self.scorer).values())
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
@@ -47,9 +71,7 @@ class ItemRecommender:
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        tensors = self.scorer.state_dict() if isinstance(self.scorer, nn.Module) else {
-            name: value for name, value in vars(self.scorer).items() if isinstance(value, Tensor)}
-        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        tensors = {name: value.cpu().contiguous() for name, value in tensors_of(self.scorer).items()}
         write_atomically(folder / "scorer.safetensors", lambda path: save_file(tensors, path))
 
 

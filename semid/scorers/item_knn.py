@@ -22,13 +22,12 @@ class ItemKNN:
     w[j, i]. Both sides are divided by (count + shrink)**norm. A history scores j by the sum over its last `profile` items,
     the one `a` events back weighted decay**a. Only the `neighbours` strongest entries of each row are kept.
 
-    neighbour int32 [N, K] (-1 pad), weight float32 [N, K].
+    neighbour int32 [N, K] (-1 pad), weight float32 [N, K] (0 pad); recency float32 [profile]: decay**a.
     """
 
     neighbour: Tensor
     weight: Tensor
-    profile: int
-    decay: float
+    recency: Tensor
 
     @classmethod
     def fit(cls, train: Interactions, *, window: int = 60, backward: float = 0.5, shrink: float = 10.0, norm: float = 0.5,
@@ -47,19 +46,19 @@ class ItemKNN:
         weight = np.zeros((n, max(width, 1)), np.float32)
         neighbour[row[keep], rank[keep]] = column[keep]
         weight[row[keep], rank[keep]] = value[keep]
-        return cls(torch.from_numpy(neighbour), torch.from_numpy(weight), profile, decay)
+        return cls(torch.from_numpy(neighbour), torch.from_numpy(weight), float(decay) ** torch.arange(profile))
 
     def score(self, batch: Batch) -> Tensor:
         """Return float32 [B, N] >= 0; 0 where no history item knows the item."""
         scores = torch.zeros(len(batch), len(self.neighbour))
-        for age in range(self.profile):
+        for age, recency in enumerate(self.recency):
             position = batch.length - 1 - age
             rows = torch.nonzero(position >= 0).squeeze(1)
             if not len(rows):
                 break
             item = batch.item[rows, position[rows]]
             found = self.neighbour[item].long()  # [R, K]
-            weight = self.weight[item] * self.decay**age  # pads add 0 to item 0
+            weight = self.weight[item] * recency  # pads add 0 to item 0
             scores[rows] = scores[rows].scatter_add_(1, found.clamp_min(0), weight)
         return scores
 

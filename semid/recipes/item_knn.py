@@ -1,0 +1,66 @@
+"""Item-kNN: directional, recency-weighted co-occurrence, its neighbourhood tuned on validation. No learning, hard to beat.
+
+Source: Sarwar et al., WWW 2001; recency and direction as in session-kNN (Ludewig and Jannach, UMUAI 2018). Status: baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from semid.recommenders import ItemRecommender, load_tensors
+from semid.scorers.item_knn import ItemKNN
+from semid.training.job import Job
+from semid.types import Catalog, Split
+from semid.validation import best_of
+
+VARIANTS: dict[str, dict[str, object]] = {}
+SCALE = "weighted co-occurrence"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tuples are candidates, chosen on validation one after another in this order; single values are taken as they are.
+
+    window: events apart that still count as together; backward: weight of what came before; shrink, norm: damping of popular
+    items; profile: history items used; decay: weight of one event further back; neighbours: kept per item.
+    """
+
+    window: int = 60
+    decay: tuple[float, ...] = (0.5, 0.3, 0.7, 0.85, 0.95)
+    backward: tuple[float, ...] = (0.5, 0.25, 0.75, 1.0)
+    norm: tuple[float, ...] = (0.5, 0.35, 0.65)
+    profile: int = 20
+    shrink: float = 10.0
+    neighbours: int = 1000
+
+
+def smoke() -> Config:
+    return Config(decay=(0.5,), backward=(0.5,), norm=(0.5,))
+
+
+def run(config: Config, data: Split, job: Job) -> ItemRecommender:
+    scorer, chosen, value = tune(config, data)
+    job.log.write("item_knn", note="chosen on validation", chosen=chosen, **{"ndcg@10": value})
+    return ItemRecommender(scorer, SCALE)
+
+
+def tune(config: Config, data: Split, seen: str = "keep") -> tuple[ItemKNN, dict[str, float], float]:
+    """Return (scorer, chosen settings, validation NDCG@10): coordinate-wise search, the first value of each tuple to begin with."""
+    fixed = {"window": config.window, "profile": config.profile, "shrink": config.shrink, "neighbours": config.neighbours}
+    chosen = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}
+    fit = lambda settings: ItemRecommender(ItemKNN.fit(data.train, **fixed, **settings), SCALE)
+    best, value = fit(chosen), float("-inf")
+    for name in chosen:
+        candidates = [{**chosen, name: option} for option in getattr(config, name)]
+        if len(candidates) > 1:
+            chosen, best, value = best_of(candidates, fit, data, seen=seen)
+    return best.scorer, chosen, value
+
+
+def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:
+    return ItemRecommender(load_scorer(folder), SCALE)
+
+
+def load_scorer(folder: Path) -> ItemKNN:
+    return ItemKNN(**load_tensors(folder / "scorer.safetensors"))
