@@ -1,0 +1,87 @@
+"""Vector quantisation as pure functions: nearest codes, residual codes, straight-through gradients, losses, Sinkhorn.
+
+Loss convention of the whole library: mean over elements, then mean over levels (LC-Rec's), so that auxiliary weights
+mean the same everywhere.
+
+Axes: B rows, D width, K codes of a level, L levels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 16_384
+"""Rows compared with a codebook at a time."""
+
+
+def squared_distances(points: Tensor, codebook: Tensor) -> Tensor:
+    """Return float [B, K] squared Euclidean distances, never negative. points [B, D], codebook [K, D]. O(B K D)."""
+    inner = points @ codebook.T                                                          # [B, K]
+    return (points.square().sum(1, keepdim=True) - 2 * inner + codebook.square().sum(1)).clamp_min_(0)
+
+
+def nearest(points: Tensor, codebook: Tensor) -> Tensor:
+    """Return int64 [B], the nearest code of each row; ties go to the lowest code. points [B, D], codebook [K, D]."""
+    half_norm = codebook.square().sum(1) / 2
+    return torch.cat([torch.addmm(half_norm, part, codebook.T, alpha=-1).argmin(1) for part in points.split(CHUNK)])
+
+
+def residual_codes(points: Tensor, codebooks: Tensor, *, unit_residuals: bool = False) -> tuple[Tensor, Tensor]:
+    """Encode each row level by level: code of what the levels before it missed.
+
+    points [B, D]; codebooks [L, K, D]; unit_residuals: scale what is left to unit length before each level (GRID).
+    Returns (codes int64 [B, L], residual float [B, D] after the last level).
+
+    Source: TIGER, arXiv 2305.05065, section 3.1.
+    """
+    codes, residual = [], points
+    for codebook in codebooks:
+        residual = F.normalize(residual, dim=1) if unit_residuals else residual
+        code = nearest(residual, codebook)
+        residual = residual - codebook[code]
+        codes.append(code)
+    return torch.stack(codes, dim=1), residual
+
+
+def residual_after(points: Tensor, codes: Tensor, codebooks: Tensor, *, unit_residuals: bool = False) -> Tensor:
+    """Return what given codes leave of the points, float [B, D], ready to be compared with the next level's codebook.
+
+    points [B, D]; codes int64 [B, l], l <= L; codebooks [L, K, D].
+    """
+    residual = points
+    for level in range(codes.shape[1]):
+        residual = F.normalize(residual, dim=1) if unit_residuals else residual
+        residual = residual - codebooks[level][codes[:, level]]
+    return F.normalize(residual, dim=1) if unit_residuals else residual
+
+
+def straight_through(continuous: Tensor, quantised: Tensor) -> Tensor:
+    """Return `quantised` in value, with the identity as its gradient w.r.t. `continuous`. Both [B, D]."""
+    return continuous + (quantised - continuous).detach()
+
+
+def quantization_loss(residual: Tensor, chosen: Tensor, *, commitment: float) -> Tensor:
+    """Pull codes to residuals and, `commitment` times as hard, residuals to codes. Both [B, D]; a scalar, element mean.
+
+    Source: VQ-VAE, arXiv 1711.00937, equation 3; per level in TIGER, arXiv 2305.05065, section 3.1.
+    """
+    return F.mse_loss(chosen, residual.detach()) + commitment * F.mse_loss(residual, chosen.detach())
+
+
+def sinkhorn_plan(cost: Tensor, *, epsilon: float, iterations: int) -> Tensor:
+    """Spread B rows evenly over K columns at low cost: the transport plan, float64 [B, K], columns summing to 1/K.
+
+    cost [B, K] is first scaled to [-1, 1] (LC-Rec), so `epsilon` has no unit. float64: exp(-1/.003) is 0 in float32.
+
+    Source: Cuturi 2013, arXiv 1306.0895; used on codes by LC-Rec, arXiv 2311.09049, equation 5.
+    """
+    cost = cost.double()
+    middle = (cost.max() + cost.min()) / 2
+    plan = torch.exp(-(cost - middle) / (cost.max() - middle + 1e-5) / epsilon)
+    rows, columns = plan.shape
+    for _ in range(iterations):
+        plan = plan / plan.sum(1, keepdim=True) / rows
+        plan = plan / plan.sum(0, keepdim=True) / columns
+    return plan

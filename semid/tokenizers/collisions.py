@@ -1,0 +1,237 @@
+"""What to do with items that receive the same codes. Each policy is a function (ids, distances, popularity) -> ids.
+
+exact, every item gets its own codes, identical vectors included:
+    extra_level        one more level, a running number inside the group (TIGER; GRID)
+    popularity_rank    one more level, the popularity rank inside the group (MMGRec)
+    next_free          the nearest free last-level code under the same prefix; popular items keep theirs
+    minimum_cost       the last-level codes of a whole prefix dealt anew at the least total distance
+at best effort, leftovers reported:
+    sinkhorn           colliding groups spread evenly over the last level (LC-Rec)
+
+The policies that move items keep the first L-1 codes. If more items than last-level codes share a prefix, no assignment
+exists: the ids get one more level, 0 for the most popular V items of each prefix, 1 for the next V, and so on.
+
+`collision_report` compares the ids before and after.
+
+Axes: N items, L levels, V codes of the last level, G items that share a prefix.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import numba
+import numpy as np
+import torch
+
+from semid.nn.quantize import sinkhorn_plan
+from semid.types import SemanticIds
+
+log = logging.getLogger(__name__)
+
+
+def extra_level(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray, *,
+                is_unique_zero: bool = False) -> SemanticIds:
+    """Append the item's running number among those with its codes: 0, 1, 2, ... in row order (TIGER).
+
+    is_unique_zero: 0 is kept for items that are alone, groups count 1, 2, ... (GRID).
+    """
+    return _append_rank(ids, np.zeros(len(ids)), "extra level", is_unique_zero=is_unique_zero)
+
+
+def popularity_rank(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
+    """Append the item's rank by popularity among those with its codes, 0 = the most popular; ties in row order.
+
+    Source: MMGRec, arXiv 2404.16555, section 3.2.
+    """
+    return _append_rank(ids, -popularity, "popularity rank")
+
+
+def next_free(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
+    """Move each item that does not own its codes to the nearest free last-level code under the same prefix.
+
+    The most popular item of a group (ties: the lowest row) keeps its code; the others choose in order of popularity.
+    """
+    def deal(codes: np.ndarray, cost: np.ndarray) -> np.ndarray:
+        codes = codes.copy()
+        is_first = np.zeros(len(codes), dtype=bool)
+        is_first[np.unique(codes, return_index=True)[1]] = True
+        is_free = np.ones(cost.shape[1], dtype=bool)
+        is_free[codes] = False
+        for row in np.flatnonzero(~is_first):
+            codes[row] = np.where(is_free, cost[row], np.inf).argmin()
+            is_free[codes[row]] = False
+        return codes
+
+    return _deal_prefixes(ids, distances, popularity, deal, "next free code")
+
+
+def minimum_cost(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
+    """Deal the last-level codes of each prefix with collisions anew, at the least sum of squared distances.
+
+    Source: zero-collision reassignment, arXiv 2605.25330. Optimal per prefix; never costs more than `next_free`.
+    """
+    return _deal_prefixes(ids, distances, popularity, lambda codes, cost: assign_rows(cost.astype(np.float64)), "minimum cost")
+
+
+def sinkhorn(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray, *, epsilon: float = 0.003,
+             iterations: int = 50, rounds: int = 20) -> SemanticIds:
+    """Give each colliding group new last-level codes by an even transport plan, until nothing collides or `rounds` pass.
+
+    Not exact: identical vectors stay together, and a group may run into a neighbour; what is left is logged.
+
+    Source: LC-Rec, arXiv 2311.09049, section 3.1; epsilon, iterations and rounds of its code.
+    """
+    codes = ids.codes.copy()
+    for _ in range(rounds):
+        groups = list(_colliding_groups(codes))
+        if not groups:
+            break
+        for rows in groups:
+            plan = sinkhorn_plan(torch.from_numpy(distances[rows]), epsilon=epsilon, iterations=iterations)
+            codes[rows, -1] = plan.argmax(1).numpy()
+    repaired = SemanticIds(codes, ids.sizes, ids.order, _sourced(ids, "Sinkhorn repair"))
+    if left := len(repaired) - repaired.num_distinct:
+        log.warning("Sinkhorn repair: %d of %d items still share their codes after %d rounds", left, len(repaired), rounds)
+    return repaired
+
+
+def collision_report(before: SemanticIds, after: SemanticIds, distances: np.ndarray) -> dict[str, float]:
+    """Say what a policy did.
+
+    rate = (N - distinct) / N before and after; colliding_share = items in groups of 2 or more / N; largest_group;
+    moved = items whose codes of the old levels changed; added_levels; distortion = mean squared distance to the
+    last-level code, after over before (1 = nothing lost).
+    """
+    levels, rows = before.levels, np.arange(len(before))
+    cost = [float(distances[rows, ids.codes[:, levels - 1]].mean(dtype=np.float64)) for ids in (before, after)]
+    size_before, size_after = _group_sizes(before.codes), _group_sizes(after.codes)
+    return {
+        "rate_before": 1 - before.num_distinct / len(before),
+        "rate_after": 1 - after.num_distinct / len(after),
+        "colliding_share_before": float((size_before > 1).mean()),
+        "colliding_share_after": float((size_after > 1).mean()),
+        "largest_group_before": int(size_before.max()),
+        "largest_group_after": int(size_after.max()),
+        "moved": int((before.codes != after.codes[:, :levels]).any(axis=1).sum()),
+        "added_levels": after.levels - levels,
+        "distortion": cost[1] / cost[0] if cost[0] > 0 else 1.0,
+    }
+
+
+@numba.njit(cache=True)
+def assign_rows(cost: np.ndarray) -> np.ndarray:
+    """Return int64 [G], a different column for each row, with the least total cost. cost float64 [G, V], G <= V. O(G^2 V).
+
+    Shortest augmenting paths with potentials. Source: Jonker and Volgenant 1987; Crouse 2016 for the rectangular case.
+    """
+    num_rows, num_columns = cost.shape
+    row_price, column_price = np.zeros(num_rows), np.zeros(num_columns)
+    column_of, row_of = np.full(num_rows, -1), np.full(num_columns, -1)
+    came_from = np.empty(num_columns, dtype=np.int64)
+    for start in range(num_rows):
+        shortest = np.full(num_columns, np.inf)
+        is_done = np.zeros(num_columns, dtype=np.bool_)
+        row, length, end = start, 0.0, -1
+        while end < 0:  # grow the tree of shortest paths until it meets a free column
+            near, nearest_length = -1, np.inf
+            for column in range(num_columns):
+                if is_done[column]:
+                    continue
+                through = length + cost[row, column] - row_price[row] - column_price[column]
+                if through < shortest[column]:
+                    shortest[column], came_from[column] = through, row
+                # among equally near columns a free one ends the search
+                if shortest[column] < nearest_length or (shortest[column] == nearest_length and row_of[column] < 0):
+                    near, nearest_length = column, shortest[column]
+            length, is_done[near] = nearest_length, True
+            if row_of[near] < 0:
+                end = near
+            else:
+                row = row_of[near]
+        row_price[start] += length
+        for column in range(num_columns):
+            if is_done[column] and column != end:
+                row_price[row_of[column]] += length - shortest[column]
+                column_price[column] -= length - shortest[column]
+        column = end
+        while True:  # flip the path
+            row = came_from[column]
+            row_of[column] = row
+            column_of[row], column = column, column_of[row]
+            if row == start:
+                break
+    return column_of
+
+
+def _append_rank(ids: SemanticIds, key: np.ndarray, name: str, *, is_unique_zero: bool = False) -> SemanticIds:
+    """Append each item's rank, by `key` [N] then row, among the items with its codes."""
+    group, size = _groups(ids.codes)
+    order = np.lexsort((np.arange(len(ids)), key, group))
+    first = np.concatenate([[0], np.cumsum(size)[:-1]])
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[order] = np.arange(len(ids)) - first[group[order]]
+    if is_unique_zero:
+        rank += size[group] > 1
+    return _with_level(ids.codes, ids, rank, name)
+
+
+def _with_level(codes: np.ndarray, ids: SemanticIds, level: np.ndarray, name: str) -> SemanticIds:
+    size = int(level.max()) + 1
+    dtype = np.int16 if max(*ids.sizes, size) <= 2**15 else np.int32
+    return SemanticIds(np.column_stack([codes, level]).astype(dtype), (*ids.sizes, size), ids.order, _sourced(ids, name))
+
+
+def _deal_prefixes(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray,
+                   deal: Callable[[np.ndarray, np.ndarray], np.ndarray], name: str) -> SemanticIds:
+    """Let `deal(codes [G], cost [G, V]) -> codes [G]` choose new last-level codes for each prefix with collisions.
+
+    Rows come most popular first. More than V rows are dealt V at a time, each time on a new value of an extra level.
+    """
+    codes, capacity = ids.codes.copy(), ids.sizes[-1]
+    overflow = np.zeros(len(ids), dtype=np.int64)
+    prefix, _ = _groups(codes[:, :-1])
+    crowded = np.unique(prefix[_group_sizes(codes) > 1])
+    order = np.lexsort((np.arange(len(ids)), -popularity, prefix))
+    begin, end = (np.searchsorted(prefix[order], crowded, side=side) for side in ("left", "right"))
+    for b, e in zip(begin, end, strict=True):
+        for turn, start in enumerate(range(b, e, capacity)):
+            rows = order[start:min(start + capacity, e)]
+            codes[rows, -1] = deal(codes[rows, -1], distances[rows])
+            overflow[rows] = turn
+    if not overflow.any():
+        return SemanticIds(codes, ids.sizes, ids.order, _sourced(ids, name))
+    log.warning("%s: %d items have more neighbours under their prefix than the %d codes of the last level; "
+                "one more level tells them apart", name, (overflow > 0).sum(), capacity)
+    return _with_level(codes, ids, overflow, name)
+
+
+def _groups(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (group int64 [N] of each row, size int64 [number of groups]); rows with equal codes share a group."""
+    if codes.shape[1] == 0:
+        return np.zeros(len(codes), dtype=np.int64), np.array([len(codes)])
+    order = np.lexsort(codes.T[::-1])
+    is_new = np.concatenate([[False], (codes[order[1:]] != codes[order[:-1]]).any(axis=1)])
+    group = np.empty(len(codes), dtype=np.int64)
+    group[order] = np.cumsum(is_new)
+    return group, np.bincount(group)
+
+
+def _group_sizes(codes: np.ndarray) -> np.ndarray:
+    """Return int64 [N]: how many items share each item's codes, itself included."""
+    group, size = _groups(codes)
+    return size[group]
+
+
+def _colliding_groups(codes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of each group of two or more."""
+    group, size = _groups(codes)
+    order = np.argsort(group, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(size)])
+    for g in np.flatnonzero(size > 1):
+        yield order[bounds[g]:bounds[g + 1]]
+
+
+def _sourced(ids: SemanticIds, name: str) -> str:
+    return f"{ids.source} + {name}".removeprefix(" + ")

@@ -1,0 +1,30 @@
+"""Which vectors of the catalogue a tokenizer reads: one view, or several side by side with equal weight."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from semid.errors import DataError
+from semid.types import Catalog
+
+View = str | tuple[str, ...]
+"""The name of a view, or several names: their unit rows are concatenated."""
+
+
+def composed(catalog: Catalog, view: View) -> np.ndarray:
+    """Return float32 [N, D]: the view as it is, or [unit row of a | unit row of b | ...]; rows of zeros stay zero.
+
+    >>> composed(catalog, ("text", "cf")).shape                                # doctest: +SKIP
+    (12101, 448)
+    """
+    if isinstance(view, str):
+        return catalog.view(view)
+    parts = [catalog.view(name) for name in view]
+    return np.concatenate([part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts], axis=1)
+
+
+def want_enough(vectors: np.ndarray, size: int) -> None:
+    """Raise `DataError` unless there are at least as many items as codes in a codebook."""
+    if len(vectors) < size:
+        raise DataError(f"tokenizer: want at least {size} items, one for each code of a codebook, got {len(vectors)}; "
+                        f"choose size <= {len(vectors)} or read more items")
