@@ -1,0 +1,49 @@
+"""Items to tokens: the code table of a generator that reads flattened codes.
+
+Token of code c at level l is l * V + c with V the widest level, then `pad`, then whatever specials a generator adds.
+Axes: N items, L levels, V codes in the widest level, R beam rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from semid.errors import ConfigError
+from semid.types import SemanticIds
+
+
+class Vocabulary(nn.Module):
+    """Holds the codes of all items on the model's device; weights depend on the level sizes only, so codes can be swapped."""
+
+    codes: Tensor
+    outside: Tensor
+
+    def __init__(self, ids: SemanticIds):
+        super().__init__()
+        self.sizes, self.levels, self.width = ids.sizes, ids.levels, max(ids.sizes)
+        self.pad = self.levels * self.width
+        # Rebuilt from codes.parquet, not from the weights: their number changes with the catalogue.
+        self.register_buffer("codes", torch.empty(0), persistent=False)
+        level_sizes = torch.tensor(ids.sizes)[:, None]
+        self.register_buffer("outside", torch.arange(self.width) >= level_sizes, persistent=False)  # [L, V]
+        self.set_ids(ids)
+
+    def set_ids(self, ids: SemanticIds) -> None:
+        """Use other codes, or those of more items. Raises `ConfigError` if the levels differ from those built for."""
+        if ids.sizes != self.sizes:
+            raise ConfigError(f"ids: want level sizes {self.sizes} as the generator was built for, got {ids.sizes}; "
+                              "build the generator with these ids")
+        codes = torch.full((len(ids) + 1, self.levels), -1)  # a last row of -1, so that item -1 has only padding
+        codes[:-1] = torch.from_numpy(ids.codes)
+        self.codes = codes.to(self.outside.device)
+
+    def tokens(self, item: Tensor) -> Tensor:
+        """item int64 [...] (-1 pads) -> token int64 [..., L]; `pad` where an item has no code."""
+        codes = self.codes[item]
+        first = torch.arange(0, self.pad, self.width, device=item.device)
+        return torch.where(codes < 0, self.pad, codes + first)
+
+    def token(self, codes: Tensor, level: int) -> Tensor:
+        """Codes of one level, int64 [R] (-1 = none) -> token int64 [R]."""
+        return torch.where(codes < 0, self.pad, codes + level * self.width)
