@@ -1,0 +1,54 @@
+"""Rows that are left out on request: repeated pairs, thin users and items, short histories. Each returns what it removed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from semid.data.events import Arrays
+from semid.data.report import Step
+
+
+def first_of_pair(arrays: Arrays, *, last: bool = False) -> np.ndarray:
+    """bool [E]: whether an event is the first (or last) of its user with its item, in the order of the events."""
+    pair = arrays.user.astype(np.int64) * len(arrays.item_ids) + arrays.item
+    pair = pair[::-1] if last else pair
+    mask = np.zeros(len(pair), dtype=bool)
+    mask[np.unique(pair, return_index=True)[1]] = True
+    return mask[::-1] if last else mask
+
+
+def drop_duplicates(arrays: Arrays, keep: Literal["first", "last"]) -> Step:
+    """Keep one event of each (user, item) pair, in place."""
+    before = len(arrays.user)
+    arrays.take(first_of_pair(arrays, last=keep == "last"))
+    return Step("events", "duplicates", before, len(arrays.user), f"the {keep} event of each user and item kept")
+
+
+def keep_core(arrays: Arrays, user_core: int, item_core: int) -> tuple[Step, np.ndarray]:
+    """Drop users and items with fewer events until none is left, in place. Returns the step and the items that stay, bool [N]."""
+    before, rounds = len(arrays.user), 0
+    while True:
+        of_user = np.bincount(arrays.user, minlength=len(arrays.user_ids))
+        of_item = np.bincount(arrays.item, minlength=len(arrays.item_ids))
+        keep = (of_user[arrays.user] >= user_core) & (of_item[arrays.item] >= item_core)
+        if keep.all():
+            return Step("events", "k-core", before, len(arrays.user),
+                        f"users with >= {user_core} and items with >= {item_core} events, {rounds} rounds"), of_item >= item_core
+        arrays.take(keep)
+        rounds += 1
+
+
+def keep_long_histories(arrays: Arrays, least: int) -> Step:
+    """Drop users with fewer than `least` events, once, in place."""
+    before = len(arrays.user)
+    arrays.take(np.bincount(arrays.user, minlength=len(arrays.user_ids))[arrays.user] >= least)
+    return Step("events", "minimum history", before, len(arrays.user), f"users with >= {least} events")
+
+
+def compact(ids: np.ndarray, rows: np.ndarray, stay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids that stay and int32 row numbers among them. stay: bool, one an id; all `rows` stay."""
+    if stay.all():
+        return ids, rows
+    return ids[stay], (np.cumsum(stay) - 1).astype(np.int32)[rows]

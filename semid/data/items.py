@@ -1,0 +1,150 @@
+"""The items table to catalogue rows: checked ids, attributes for filters, texts for encoders, vectors by row.
+
+Rows follow the table; items that only events know come behind them, with empty attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from semid.data.columns import is_identifier, listed
+from semid.data.events import id_text
+from semid.data.formats import Bad, Source, lines_of, quoted, stage
+from semid.errors import DataError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Items:
+    """The kept rows of an items table. ids: N strings; table: their attributes; kept int64 [N]: row in the source;
+    num_rows: rows that could be parsed; rows_in: those and the lines that could not; bad: the rows left out."""
+
+    name: str
+    column: str
+    ids: np.ndarray
+    table: pa.Table
+    kept: np.ndarray
+    num_rows: int
+    rows_in: int
+    bad: list[Bad]
+    notes: tuple[str, ...]
+
+
+def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: str) -> Items:
+    """Return the items of a source. Bad are rows without an id and ids that an earlier row has."""
+    notes: list[str] = []
+    staged = stage(connection, source, list(source.columns), "items")
+    id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], f"{source.name}: column {column!r}", notes)
+    broken = f", {quoted(source.broken)}" if source.broken else ""
+    ids = connection.sql(f"SELECT {id_} AS id{broken} FROM {staged.relation}").to_arrow_table()
+    table = connection.sql(f"SELECT {', '.join(_typed(connection, source, staged.relation))} FROM {staged.relation}").to_arrow_table()
+    values = ids.column(0).to_pylist()
+    lines = ids.column(1).to_pylist() if source.broken else [None] * len(values)
+    first: dict[str, int] = {}
+    wrong: list[tuple[int, str, str | None, str]] = []
+    for row, (value, line) in enumerate(zip(values, lines)):
+        if line is not None:
+            wrong.append((row, "(line)", line[:80], "not a JSON object"))
+        elif value is None:
+            wrong.append((row, column, None, "no item id"))
+        elif first.setdefault(value, row) != row:
+            wrong.append((row, column, value[:80], "an item id that an earlier row has"))
+    where = lines_of(source, staged, np.asarray([row for row, *_ in wrong], dtype=np.int64)).tolist()
+    bad: list[Bad] = staged.bad + [(line, *rest) for line, (_, *rest) in zip(where, wrong)]  # type: ignore[misc]
+    kept = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+    if not len(kept):
+        raise DataError(f"{source.name}: want at least one item, got none with an id in column {column!r}")
+    return Items(source.name, column, np.asarray(list(first), dtype=object), table.take(kept), kept, staged.num_rows,
+                 staged.num_rows + len(staged.bad), bad, tuple(notes))
+
+
+def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str) -> list[str]:
+    """Columns of a text file as the type that every value of them has: integers, numbers, else text ("007" stays text)."""
+    texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv"]
+    if not texts:
+        return [quoted(name) for name in source.columns]
+    tests = ", ".join(f"bool_and(CAST(TRY_CAST({quoted(n)} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM {quoted(n)}) "
+                      f"FILTER ({quoted(n)} IS NOT NULL), "
+                      f"bool_and(TRY_CAST({quoted(n)} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({quoted(n)}, '^-?0[0-9]')) "
+                      f"FILTER ({quoted(n)} IS NOT NULL)" for n in texts)
+    found = connection.execute(f"SELECT {tests} FROM {relation}").fetchall()[0]
+    types = {name: "BIGINT" if found[2 * k] else "DOUBLE" if found[2 * k + 1] else "VARCHAR" for k, name in enumerate(texts)}
+    return [f"CAST({quoted(name)} AS {types[name]}) AS {quoted(name)}" if types.get(name, "VARCHAR") != "VARCHAR" else quoted(name)
+            for name in source.columns]
+
+
+def attributes(items: Items | None, ids: np.ndarray, id_column: str) -> pa.Table:
+    """Return N rows: the id (as text) and every attribute of the items table, null for ids behind its rows."""
+    id_array = pa.array(ids.tolist(), pa.string())
+    if items is None:
+        return pa.table({id_column: id_array})
+    unseen = len(ids) - items.table.num_rows
+    index = pa.array([*range(items.table.num_rows), *([None] * unseen)], pa.int64())
+    table = items.table.take(index) if unseen else items.table
+    return table.set_column(table.schema.get_field_index(items.column), items.column, id_array).replace_schema_metadata(None).combine_chunks()
+
+
+def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str, list[str]]:
+    """Return {column: N strings}: string columns, and lists of strings joined by ", "; '' where missing.
+
+    given: the columns to take; None takes all whose name does not say that they hold ids.
+    """
+    if given is not None:
+        for name in given:
+            if name not in table.column_names:
+                raise DataError(f"{where}: no column {name!r} for --text{did_you_mean(name, table.column_names)}; "
+                                f"the columns are: {listed(table.column_names)}")
+            if not _is_text(table.schema.field(name).type):
+                raise DataError(f"{where}: --text {name}: want strings or lists of strings, got {table.schema.field(name).type}")
+    names = given if given is not None else [field.name for field in table.schema if _is_text(field.type) and not is_identifier(field.name)]
+    return {name: [_joined(value) for value in table.column(name).to_pylist()] for name in names}
+
+
+def _joined(value: str | list[str | None] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(part for part in value if part)
+    return value or ""
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return _is_text(type_.value_type) and not pa.types.is_list(type_.value_type)
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+
+
+def read_views(views: Mapping[str, Path | str | np.ndarray], items: Items | None, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Return {name: float32 [N, D]} from `.npy` files or arrays whose row k is row k of the items table.
+
+    Items that only events know get a zero vector. Raises `DataError` for a wrong number of rows and for NaN or infinity.
+    """
+    return {name: _view(name, source, items, ids) for name, source in views.items()}
+
+
+def _view(name: str, source: Path | str | np.ndarray, items: Items | None, ids: np.ndarray) -> np.ndarray:
+    where = f"view {name!r}" if isinstance(source, np.ndarray) else str(source)
+    if items is None:
+        raise DataError(f"{where}: vectors belong to the rows of an items table, and none was given; name one with --items")
+    array = source if isinstance(source, np.ndarray) else _load(Path(source))
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise DataError(f"{where}: want numbers [items, width], got {array.dtype} {array.shape}")
+    if len(array) != items.num_rows:
+        raise DataError(f"{where}: want {items.num_rows:,} rows, one for each row of {items.name}, got {len(array):,}")
+    vectors = np.zeros((len(ids), array.shape[1]), dtype=np.float32)
+    vectors[:len(items.kept)] = array[items.kept]
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(wrong):
+        raise DataError(f"{where}: want finite numbers, got NaN or infinity in {len(wrong):,} rows, the first {items.kept[wrong[0]]} "
+                        f"(from 0; item {ids[wrong[0]]!r}); drop those items or give them zero vectors")
+    return vectors
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a NumPy array file that can be read ({error})") from None

@@ -1,0 +1,258 @@
+"""Two tables in, checked arrays out: `read` is the one way that data enter semid."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from semid.data import columns as names
+from semid.data import events as event_rows
+from semid.data import items as item_rows
+from semid.data import filters
+from semid.data.formats import Source, lines_of, locate, open_source, stage, workspace
+from semid.data.report import SHOWN, ReadReport, Step, bad_rows_table, fail_on
+from semid.errors import DataError
+from semid.types import Catalog, IdMap, Interactions, Protocol, Split
+
+if TYPE_CHECKING:
+    import duckdb
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `read` returns. fingerprint: 16 hex digits over the events and the items' attributes, as read."""
+
+    interactions: Interactions
+    catalog: Catalog
+    report: ReadReport
+    fingerprint: str
+
+    def split(self, protocol: Protocol) -> Split:
+        """Return training rows and cases by a protocol."""
+        from semid.data.split import split
+
+        return split(self.interactions, self.catalog, protocol, self.fingerprint)
+
+
+def read(
+    events: Any,
+    items: Any = None,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    position: str | None = None,
+    action: str | None = None,
+    value: str | None = None,
+    split: str | None = None,
+    item_id: str | None = None,
+    text: Sequence[str] | None = None,
+    views: Mapping[str, str | Path | np.ndarray] | None = None,
+    order: Literal["time", "file"] = "time",
+    on_bad_rows: Literal["fail", "drop"] = "fail",
+    duplicates: Literal["keep", "first", "last", "error"] = "keep",
+    user_core: int = 0,
+    item_core: int = 0,
+    min_history: int = 0,
+) -> Dataset:
+    """Read events and items, check every row, and return them sorted by user and time.
+
+    events, items: a path (Parquet, CSV, TSV, JSON Lines, RecBole's .inter/.item, LETTER's .inter.json/.item.json, each also
+        .gz), a pandas, polars, Arrow or DuckDB table, or a dict of columns. `events` may be a folder with interactions.*,
+        items.* and features/*.npy.
+    user ... split: the column of each role in events; None guesses by name, "" says that there is none.
+    item_id: the id column of items; text: its columns that an encoder should read (None: all strings that are no ids).
+    views: {name: .npy file or array [rows of items, D]}.
+    order: "file" takes the order of the source, for logs without times.
+    duplicates: repeated (user, item) pairs: kept, only the first or the last event of each kept, or an error.
+    user_core, item_core: iterated k-core, users and items with fewer events leave, items the catalogue too;
+    min_history: users with fewer events leave, once, after that.
+
+    >>> data = read({"user": ["a", "a"], "item": [7, 8], "timestamp": ["2020-01-02", "2020-01-01"]})
+    >>> data.interactions.items.ids[data.interactions.item].tolist()
+    ['8', '7']
+    """
+    _want_one_of("order", order, ("time", "file"))
+    _want_one_of("on_bad_rows", on_bad_rows, ("fail", "drop"))
+    _want_one_of("duplicates", duplicates, ("keep", "first", "last", "error"))
+    for name, number in (("user_core", user_core), ("item_core", item_core), ("min_history", min_history)):
+        if number < 0:
+            raise DataError(f"{name}: want 0 or more, got {number}")
+    given = {"user": user, "item": item, "time": time, "position": position, "action": action, "value": value, "split": split}
+    events, items, features = locate(events, items)
+
+    with workspace() as connection:
+        catalogue, item_columns = _read_items(connection, items, item_id, text)
+        source, chosen, in_file_order = _open_events(connection, events, given, order)
+        staged = stage(connection, source, list(dict.fromkeys(chosen.chosen.values())), "events")
+        rows_in = staged.num_rows + len(staged.bad)
+        if not rows_in:
+            raise DataError(f"{source.name}: want at least one event, got a header without rows")
+        checked = event_rows.check_events(connection, source, staged, chosen.chosen)
+        num_bad = checked.num_bad + len(staged.bad)
+        every = on_bad_rows == "drop"
+        bad = bad_rows_table(source.name, event_rows.list_bad(connection, checked, None if every else SHOWN))
+        if catalogue:
+            bad = pa.concat_tables([bad, bad_rows_table(catalogue.name, catalogue.bad)])
+        if not every:
+            fail_on(bad, num_bad + (len(catalogue.bad) if catalogue else 0))
+        if num_bad == rows_in:
+            raise DataError(f"{source.name}: all {rows_in:,} rows are bad, nothing is left; the first: line {bad['line'][0]}, "
+                            f"{bad['column'][0]}: {bad['reason'][0]}")
+        known = catalogue.ids if catalogue else np.empty(0, dtype=object)
+        arrays = event_rows.fetch(connection, checked, known, in_file_order=in_file_order)
+    if catalogue and arrays.item.min() >= len(known):
+        raise DataError(f"{source.name}: none of its items is in {catalogue.name}: {arrays.item_ids[arrays.item[0]]!r} here, "
+                        f"{known[0]!r} there; name other columns with --item or --item-id")
+
+    steps = [Step("events", "bad rows", rows_in, len(arrays.user), on_bad_rows)]
+    if catalogue:
+        steps.append(Step("items", "bad rows", catalogue.rows_in, len(catalogue.ids), on_bad_rows))
+    notes = [*item_columns.notes, *(catalogue.notes if catalogue else ()), *chosen.notes, *checked.notes]
+    warnings: list[str] = []
+    if duplicates == "error":
+        _refuse_duplicates(arrays, checked)
+    elif duplicates != "keep":
+        steps.append(filters.drop_duplicates(arrays, duplicates))
+    in_core = np.ones(len(arrays.item_ids), dtype=bool)
+    if user_core or item_core:
+        step, in_core = filters.keep_core(arrays, user_core, item_core)
+        steps.append(step)
+    if min_history:
+        steps.append(filters.keep_long_histories(arrays, min_history))
+    if not len(arrays.user):
+        raise DataError(f"{source.name}: no event is left; " + "; ".join(f"{s.name} ({s.note}) removed {s.removed:,}" for s in steps)
+                        + "; lower user_core, item_core or min_history")
+    time_values, unit = _times(arrays, checked, in_file_order, notes, warnings)
+
+    id_column = catalogue.column if catalogue else "item_id"
+    table = item_rows.attributes(catalogue, arrays.item_ids, id_column)
+    vectors = item_rows.read_views({**features, **(views or {})}, catalogue, arrays.item_ids)
+    if not in_core.all():
+        table, vectors = table.filter(pa.array(in_core)), {name: view[in_core] for name, view in vectors.items()}
+    item_ids, item_codes = filters.compact(arrays.item_ids, arrays.item, in_core)
+    has_events = np.bincount(arrays.user, minlength=len(arrays.user_ids)) > 0
+    user_ids, user_codes = filters.compact(arrays.user_ids, arrays.user, has_events)
+    fields = item_rows.texts(table, text, catalogue.name if catalogue else source.name) if catalogue else {}
+    interactions = Interactions(user_codes, item_codes, time_values, IdMap(user_ids), IdMap(item_ids), unit,
+                                arrays.action, arrays.value, arrays.split)
+    catalog = Catalog(interactions.items, table, fields, vectors)
+    if catalogue:
+        _compare(interactions, catalog, int(in_core[:len(known)].sum()), catalogue.name, notes, warnings)
+    report = ReadReport(source.name, catalogue.name if catalogue else None, dict(chosen.chosen), dict(item_columns.chosen),
+                        (*chosen.guessed, *item_columns.guessed), tuple(fields), tuple(steps), tuple(notes), tuple(warnings),
+                        arrays.actions, bad)
+    for step in steps:
+        if step.removed:
+            log.info("%s, %s: %d of %d rows left out (%s)", step.table, step.name, step.removed, step.before, step.note)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return Dataset(interactions, catalog, report, fingerprint(interactions, catalog))
+
+
+def _read_items(connection: duckdb.DuckDBPyConnection, items: Any, item_id: str | None,
+                text: Sequence[str] | None) -> tuple[item_rows.Items | None, names.Columns]:
+    if items is None:
+        if item_id is not None or text is not None:
+            raise DataError("item_id and text name columns of an items table, and none was given; name one with --items")
+        return None, names.Columns({}, ())
+    source = open_source(connection, items, "items")
+    chosen = names.guess(list(source.columns), {"item": item_id}, names.ITEM_ROLES, source.name, {"item": "item_id"})
+    column = names.require(chosen, "item", source.columns, source.name, "item_id")
+    return item_rows.read_items(connection, source, column), chosen
+
+
+def _open_events(connection: duckdb.DuckDBPyConnection, events: Any, given: Mapping[str, str | None],
+                 order: str) -> tuple[Source, names.Columns, bool]:
+    """Return the source, its columns, and whether its rows stand in the order of time already."""
+    source = open_source(connection, events, "events")
+    chosen = names.guess(list(source.columns), given, names.EVENT_ROLES, source.name)
+    for role in ("user", "item"):
+        names.require(chosen, role, source.columns, source.name)
+    in_file_order = order == "file" or source.kind == "sequences"
+    if in_file_order:
+        chosen.chosen.pop("position", None)
+    elif not {"time", "position"} & set(chosen.chosen):
+        raise DataError(f"{source.name}: no time or position column found among {names.listed(source.columns)}; name one with --time or "
+                        "--position, or say --order file (order=\"file\") if the rows stand in the order of time")
+    return source, chosen, in_file_order
+
+
+def _refuse_duplicates(arrays: event_rows.Arrays, checked: event_rows.Events) -> None:
+    repeats = np.sort(arrays.row[~filters.first_of_pair(arrays)])
+    if len(repeats):
+        shown = repeats[:SHOWN]
+        item_of = dict(zip(arrays.row.tolist(), arrays.item.tolist())) if len(repeats) else {}
+        lines = lines_of(checked.source, checked.staged, shown).tolist()
+        fail_on(bad_rows_table(checked.source.name, [(line, checked.columns["item"], str(arrays.item_ids[item_of[row]]),
+                                                      "the user has this item already (duplicates=\"error\")")
+                                                     for line, row in zip(lines, shown.tolist())]), len(repeats))
+
+
+def _times(arrays: event_rows.Arrays, checked: event_rows.Events, in_file_order: bool, notes: list[str],
+           warnings: list[str]) -> tuple[np.ndarray, Literal["seconds", "ordinal"]]:
+    """Return int64 [E] that never falls inside a user, and what it counts. Position, or file order, wins over time."""
+    name = checked.source.name
+    by = "the order of the file" if in_file_order else f"position column {checked.columns.get('position')!r}"
+    ordinal = arrays.row if in_file_order else arrays.position
+    if arrays.time is None:
+        assert ordinal is not None
+        notes.append(f"{name}: no time; {by} orders the events of a user")
+        return ordinal, "ordinal"
+    unit = "seconds" if checked.unit and checked.unit.per_second else "ordinal"
+    if ordinal is None:
+        return arrays.time, unit
+    falls = int(((np.diff(arrays.time) < 0) & (np.diff(arrays.user) == 0)).sum())
+    if falls:
+        warnings.append(f"{name}: {by} contradicts the times for {falls:,} pairs of neighbours; it wins, and the times are not used")
+        return ordinal, "ordinal"
+    notes.append(f"{name}: {by} orders the events of a user; the times agree with it")
+    return arrays.time, unit
+
+
+def _compare(interactions: Interactions, catalog: Catalog, num_known: int, name: str, notes: list[str], warnings: list[str]) -> None:
+    """Say which items only one of the two tables holds, and which have no text."""
+    if len(catalog) > num_known:
+        warnings.append(f"{len(catalog) - num_known:,} items of the events are not in {name}, the first {catalog.items.ids[num_known]!r}; "
+                        "kept with empty attributes")
+    idle = int((interactions.counts[:num_known] == 0).sum())
+    if idle:
+        notes.append(f"{name}: {idle:,} items have no event; they are kept and can be recommended")
+    if not catalog.text:
+        warnings.append(f"{name}: no text column, so text encoders have nothing to read; name some with --text")
+        return
+    mute = sum(not any(row) for row in zip(*catalog.text.values()))
+    if mute:
+        warnings.append(f"{mute:,} items have no text; they are kept and can be recommended")
+
+
+def fingerprint(interactions: Interactions, catalog: Catalog) -> str:
+    """Return 16 hex digits over the events, their ids and the items' attributes (not the views); the same for the same data
+    in another file format with the same types."""
+    import duckdb
+
+    digest = hashlib.sha256(interactions.time_unit.encode())
+    for ids in (interactions.users.ids, interactions.items.ids):
+        digest.update("\0".join(ids.tolist()).encode())
+    for column in (interactions.user, interactions.item, interactions.time, interactions.action, interactions.value, interactions.split):
+        digest.update(b"-" if column is None else np.ascontiguousarray(column).view(np.uint8).data)
+    with duckdb.connect() as connection:
+        connection.register("attributes", catalog.table)
+        rows = connection.sql("SELECT CAST(to_json(attributes) AS VARCHAR) FROM attributes").to_arrow_reader(1 << 16)
+        for batch in rows:
+            digest.update("\n".join(row or "" for row in batch.column(0).to_pylist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def _want_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise DataError(f"{name}: want one of {names.listed(known)}, got {value!r}")
