@@ -1,0 +1,127 @@
+"""Rules over the catalogue: a boolean expression in SQL's notation to a mask over items.
+
+The expression comes from users and requests, so it is parsed first and only what is on a list may appear in it: columns,
+constants, comparisons, AND / OR / NOT, IN, LIKE, BETWEEN, CASE, casts and the functions below. It runs in a connection of
+its own that may touch neither files nor settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from semid.data.columns import listed
+from semid.errors import DataError, did_you_mean
+from semid.types import Catalog
+
+FUNCTIONS = frozenset("""
+    lower upper trim ltrim rtrim length len strlen contains starts_with prefix ends_with suffix substring substr left right replace
+    regexp_matches regexp_full_match concat
+    list_contains list_has array_contains array_has list_has_any list_has_all array_has_any array_has_all list_value list_position
+    abs round floor ceil ceiling least greatest coalesce ifnull nullif isnan isfinite sqrt ln log10 exp pow power
+    year month day hour date_part epoch make_date
+    + - * / // % || && @> <@ ^ ** ~~ !~~ ~~* !~~* ~ !~ ^@ like_escape not_like_escape ilike_escape not_ilike_escape array_extract struct_extract
+""".split())
+"""What may be called; operators are functions too."""
+
+CLASSES = frozenset({"COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "FUNCTION", "BETWEEN", "CASE", "CAST", "TYPE"})
+"""Kinds of expressions that may appear. No subqueries, windows, lambdas, parameters or stars."""
+
+_BEFORE = "SELECT (\n"
+
+
+def mask(catalog: Catalog, where: str) -> np.ndarray:
+    """Return bool [N]: which items satisfy `where`. Null counts as no.
+
+    >>> from semid.data.bundled import movielens
+    >>> films = movielens().catalog
+    >>> int(mask(films, "year < 1930 and 'Comedy' in categories").sum())
+    28
+
+    Raises `DataError` for a syntax error (with its place), an unknown column or function, and where no item matches.
+    """
+    locked = {"enable_external_access": "false", "autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    with duckdb.connect(config=locked) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET lock_configuration = true")
+        try:
+            _allow(_parse(connection, where), where, catalog.table.column_names)
+            connection.register("catalog", catalog.table)
+            column = connection.sql(f"{_BEFORE}{where}\n) FROM catalog").to_arrow_table().column(0)
+        except RecursionError:
+            raise DataError(f"--where {where[:60]!r}...: nested too deeply; write it flatter") from None
+        except duckdb.Error as error:
+            raise DataError(f"--where {where!r}: {_reason(error)}{_hint(catalog, error)}") from None
+    if str(column.type) != "bool":
+        raise DataError(f"--where {where!r}: want a condition that is true or false for an item, got {column.type}; "
+                        "compare it with something, such as price < 20")
+    found = column.fill_null(False).to_numpy(zero_copy_only=False)
+    if not found.any():
+        raise DataError(f"--where {where!r}: no item of {len(catalog):,} matches; check the values, which are compared exactly")
+    return found
+
+
+def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
+    """Return the tree of the expression, after making sure that it is one expression and nothing else."""
+    if not where.strip():
+        raise DataError("--where: want a condition such as \"price < 20\", got nothing")
+    one, empty = (json.loads(connection.execute("SELECT json_serialize_sql(?)", [f"{_BEFORE}{text}\n) FROM catalog"]).fetchall()[0][0])
+                  for text in (where, "true"))
+    if one["error"]:
+        place = one.get("position")
+        at = f" at character {int(place) - len(_BEFORE) + 1}" if place and len(_BEFORE) <= int(place) <= len(_BEFORE) + len(where) else ""
+        raise DataError(f"--where {where!r}: {one['error_message']}{at}; want a condition such as \"category = 'x' and price < 20\"")
+    nodes = [statement["node"] for statement in one["statements"]]
+    rest, plain = ([_without_places({k: v for k, v in node.items() if k != "select_list"}) for node in group]
+                   for group in (nodes, [empty["statements"][0]["node"]]))
+    if rest != plain or len(nodes[0]["select_list"]) != 1:
+        raise DataError(f"--where {where!r}: want one condition and nothing else")
+    return nodes[0]["select_list"][0]
+
+
+def _without_places(value: Any) -> Any:
+    """Drop where in the text a node stands."""
+    if isinstance(value, dict):
+        return {k: _without_places(v) for k, v in value.items() if not k.startswith("query_location")}
+    return [_without_places(v) for v in value] if isinstance(value, list) else value
+
+
+def _allow(value: Any, where: str, columns: list[str]) -> None:
+    """Walk the tree; raise `DataError` at the first thing that is not on the lists."""
+    if isinstance(value, list):
+        for part in value:
+            _allow(part, where, columns)
+    if not isinstance(value, dict):
+        return
+    kind = value.get("class")
+    if kind is not None and kind not in CLASSES:
+        raise DataError(f"--where {where!r}: a {kind.lower()} may not appear in a condition; want comparisons of columns with values")
+    if kind == "COLUMN_REF":
+        name = value["column_names"][0]
+        if name.lower() not in (column.lower() for column in columns):
+            raise DataError(f"--where {where!r}: unknown column {name!r}{did_you_mean(name, columns)}; the columns are: {listed(columns)}. "
+                            "Text goes in single quotes: category = 'x'")
+    if kind == "FUNCTION" and value["function_name"].lower() not in FUNCTIONS:
+        name = value["function_name"]
+        raise DataError(f"--where {where!r}: unknown function {name!r}{did_you_mean(name, FUNCTIONS)}; "
+                        f"known: {', '.join(sorted(f for f in FUNCTIONS if f[0].isalpha()))}")
+    for part in value.values():
+        _allow(part, where, columns)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of DuckDB's message, without its kind."""
+    return re.sub(r"^(\w+ )+Error: ", "", str(error).strip().split("\n")[0])
+
+
+def _hint(catalog: Catalog, error: Exception) -> str:
+    import pyarrow as pa
+
+    lists = [field.name for field in catalog.table.schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
+    if "[]" not in str(error) and "list" not in str(error).lower() or not lists:
+        return ""
+    return f"; {listed(lists)} hold lists: ask with list_contains({lists[0]}, 'x') or 'x' in {lists[0]}"
