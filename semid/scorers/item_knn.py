@@ -96,7 +96,7 @@ def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, sh
     row, column, value = cooccurrence(train, window=window, backward=1.0)
     damp = (train.counts + shrink) ** -norm
     value = torch.from_numpy((value * damp[row] * damp[column]).astype(np.float32))
-    matrix = torch.sparse_coo_tensor(torch.from_numpy(np.stack([row, column])), value, (n, n)).coalesce()
+    matrix = torch.sparse_coo_tensor(torch.from_numpy(np.stack([row, column])), value, (n, n), check_invariants=False).coalesce()
     dim = min(dim, n)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,78 @@
+"""Every event but a user's first is a target exactly once an epoch, and a batch is a function of the step alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from semid.data.batch import SequenceBatches, TargetBatches, case_batches, history_batch
+from semid.types import IdMap, Interactions
+from tests.toyworld.world import walk
+
+
+def events() -> Interactions:
+    rng = np.random.default_rng(0)
+    lengths = np.array([1, 2, 3, 40, 7, 100, 5, 5, 5])
+    user = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return Interactions(user, rng.permutation(len(user)).astype(np.int32), np.arange(len(user), dtype=np.int64),
+                        IdMap([str(u) for u in range(len(lengths))]), IdMap([str(i) for i in range(len(user))]))
+
+
+def targets_of(batches, epoch: int = 0) -> list[int]:
+    found = []
+    for step in range(batches.steps_per_epoch):
+        target = batches.at(epoch * batches.steps_per_epoch + step).target
+        found += target[target >= 0].tolist()
+    return sorted(found)
+
+
+def test_each_event_is_a_target_once():
+    train = events()
+    wanted = sorted(train.item[np.arange(len(train)) > train.offsets[train.user]].tolist())
+    assert targets_of(SequenceBatches(train, max_length=200, tokens=64, seed=0)) == wanted
+    assert targets_of(SequenceBatches(train, max_length=8, tokens=64, seed=0)) == wanted
+    assert targets_of(TargetBatches(train, max_length=8, batch_size=1, seed=0)) == wanted
+
+
+def test_targets_follow_their_position():
+    train = events()
+    after = dict(zip(train.item[:-1].tolist(), train.item[1:].tolist(), strict=True))
+    batches = SequenceBatches(train, max_length=8, tokens=64, seed=0)
+    for step in range(batches.steps_per_epoch):
+        batch = batches.at(step)
+        for row in range(len(batch)):
+            for position in range(int(batch.length[row])):
+                assert after[int(batch.item[row, position])] == int(batch.target[row, position])
+        assert batch.item.shape[1] <= 8
+
+
+def test_target_batches_supervise_the_last_position_only():
+    batch = TargetBatches(events(), max_length=5, batch_size=16, seed=0).at(0)
+    assert ((batch.target >= 0).sum(1) == 1).all()
+    assert (batch.target[torch.arange(16), batch.length - 1] >= 0).all()
+    assert batch.item.shape[1] <= 5
+
+
+def test_batches_are_a_function_of_the_step():
+    one, other = (SequenceBatches(events(), max_length=8, tokens=32, seed=1) for _ in range(2))
+    for step in (7, 0, 7, 3, 25):  # in any order
+        assert torch.equal(one.at(step).item, other.at(step).item)
+    assert not all(torch.equal(one.at(s).item, one.at(s + one.steps_per_epoch).item) for s in range(3))
+
+
+def test_case_batches_hold_each_case_once_with_its_latest_history():
+    world = walk(users=30)
+    seen = []
+    for rows, batch in case_batches(world, world.test, tokens=40):
+        seen += rows.tolist()
+        for row, case in enumerate(rows):
+            begin, end = world.test.history_begin[case], world.test.history_end[case]
+            assert batch.item[row, : int(batch.length[row])].tolist() == world.events.item[begin:end].tolist()
+            assert world.test.target[case] not in batch.item[row]
+    assert sorted(seen) == list(range(30))
+
+
+def test_history_batch_cuts_to_the_latest_and_takes_empty_histories():
+    batch = history_batch([np.arange(9), np.array([], np.int64)], max_history=4)
+    assert batch.item.tolist() == [[5, 6, 7, 8], [-1, -1, -1, -1]]
+    assert batch.length.tolist() == [4, 0]

@@ -1,0 +1,79 @@
+"""SASRec sees only the past, padding changes nothing, and its losses equal their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from semid.data.batch import history_batch
+from semid.nn.dropout import drop
+from semid.nn.losses import gbce, linear_cross_entropy, sampled_softmax
+from semid.scorers.sasrec import SASRec
+
+
+@pytest.fixture
+def model() -> SASRec:
+    torch.manual_seed(0)
+    return SASRec(20, width=16, heads=2, feedforward=32, max_length=10).eval()
+
+
+def test_states_see_only_the_past(model):
+    one = history_batch([np.array([1, 2, 3, 4])], max_history=10)
+    other = history_batch([np.array([1, 2, 9, 8])], max_history=10)
+    assert torch.allclose(model.states(one)[:, :2], model.states(other)[:, :2], atol=1e-6)
+    assert not torch.allclose(model.states(one)[:, 2:], model.states(other)[:, 2:])
+
+
+def test_padding_changes_nothing(model):
+    alone = model.score(history_batch([np.array([1, 2])], max_history=10))
+    padded = model.score(history_batch([np.array([1, 2]), np.arange(8)], max_history=10))
+    assert torch.allclose(alone[0], padded[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_linear_cross_entropy_equals_torch_in_value_and_gradient(chunk):
+    torch.manual_seed(0)
+    hidden, table = torch.randn(17, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
+    target = torch.randint(30, (17,))
+    ours = linear_cross_entropy(hidden, table, target, chunk=chunk)
+    grads = torch.autograd.grad(ours * 3, (hidden, table))
+    theirs = F.cross_entropy(hidden @ table.T, target)
+    wanted = torch.autograd.grad(theirs * 3, (hidden, table))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    for a, b in zip(grads, wanted, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_gbce_without_calibration_is_bce_over_the_negatives():
+    positive, negative = torch.randn(50), torch.randn(50, 7)
+    wanted = -(F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)) / 8
+    assert torch.allclose(gbce(positive, negative, num_items=100, calibration=0.0), wanted.mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.5, 0.75, 1.0])
+def test_gbce_equals_bce_on_the_transformed_positive_logit(calibration):
+    """The paper trains with s' = -log(sigma(s)^-beta - 1); both forms agree, and a <= beta <= 1."""
+    positive, negative = torch.randn(40, dtype=torch.float64), torch.randn(40, 16, dtype=torch.float64)
+    rate = 16 / 99
+    beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    assert rate <= beta <= 1
+    moved = -torch.log(torch.sigmoid(positive) ** -beta - 1)
+    wanted = -(F.logsigmoid(moved) + F.logsigmoid(-negative).sum(1)) / 17
+    assert abs(gbce(positive, negative, num_items=100, calibration=calibration).item() - wanted.mean().item()) < 1e-6
+
+
+def test_sampled_softmax_over_all_items_is_full_softmax():
+    torch.manual_seed(0)
+    hidden, table, target = torch.randn(9, 4), torch.randn(15, 4), torch.randint(15, (9,))
+    ours = sampled_softmax(hidden, table, target, torch.arange(15))
+    assert torch.allclose(ours, F.cross_entropy(hidden @ table.T, target), atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_the_rate():
+    torch.manual_seed(0)
+    x = drop(torch.ones(400_003), 0.4)
+    assert abs((x == 0).float().mean().item() - 102 / 256) < 0.005
+    assert abs(x.mean().item() - 1) < 0.01
+    assert drop(torch.ones(7), 0.0).eq(1).all()

@@ -1,0 +1,46 @@
+"""Every recipe, in its `smoke` configuration, finds the known successor in the toy world; and a saved run answers alike."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from semid.data.batch import case_batches
+from semid.run import find_recipe, load, recipe_names, train
+from semid.validation import measure
+from tests.toyworld.world import walk
+
+KNOWS_NO_ORDER = {"popularity": 0.0, "ease": 0.3}
+"""Floors of systems that cannot know the direction of the walk; all others must nearly always be right."""
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_finds_the_known_successor(name, tmp_path):
+    world = walk()
+    module, _ = find_recipe(name)
+    settings = {key: value for key, value in dataclasses.asdict(module.smoke()).items()}
+    run = train(name, world, out=tmp_path / "run", settings=settings)
+    assert measure(run.recommender, world, seen="remove")["ndcg@10"] >= KNOWS_NO_ORDER.get(name, 0.9)
+
+    again = load(tmp_path / "run")
+    rows, batch = next(case_batches(world, world.test))
+    ours = run.recommender.recommend(batch, k=10, seen="remove")
+    theirs = again.recommender.recommend(batch, k=10, seen="remove")
+    np.testing.assert_array_equal(ours.item, theirs.item)
+    np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_same_seed_gives_the_same_bits(name):
+    module, _ = find_recipe(name)
+    settings = dataclasses.asdict(module.smoke()) | ({"epochs": 1} if "epochs" in dataclasses.asdict(module.smoke()) else {})
+    lists = []
+    for _ in range(2):
+        world = walk(users=60)
+        recommender = train(name, world, settings=settings, seed=3).recommender
+        _, batch = next(case_batches(world, world.test))
+        lists.append(recommender.recommend(batch, k=20))
+    np.testing.assert_array_equal(lists[0].item, lists[1].item)
+    np.testing.assert_array_equal(lists[0].score, lists[1].score)

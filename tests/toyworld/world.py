@@ -1,0 +1,35 @@
+"""A world with a known best answer: everybody walks over the same ring of items, one step at a time.
+
+The item after row i is `successor[i]`, always. A model that learnt it puts the true item first in every list.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from semid.data.split import split
+from semid.types import Catalog, IdMap, Interactions, Protocol, Split
+
+ITEMS = 64
+
+
+def walk(*, users: int = 240, length: int = 12, items: int = ITEMS, seed: int = 0, protocol: Protocol | None = None) -> Split:
+    """Return the walk as a leave-one-out split; items carry a title and a price, neighbours on the ring have like vectors."""
+    rng = np.random.default_rng(seed)
+    ring = rng.permutation(items)  # ring[j]: the item at place j
+    start = rng.integers(items, size=users)
+    item = ring[(start[:, None] + np.arange(length)) % items]
+    names = IdMap([f"item{i}" for i in range(items)])
+    place = np.empty(items)
+    place[ring] = np.arange(items)
+    angle = 2 * np.pi * place / items
+    vectors = np.stack([np.cos(angle), np.sin(angle), np.cos(3 * angle), np.sin(3 * angle)], axis=1)
+    vectors = np.concatenate([vectors, rng.normal(0, 0.3, (items, 12))], axis=1).astype(np.float32)
+    table = pa.table({"title": [f"Item number {i}" for i in range(items)], "price": [float(i % 10) for i in range(items)],
+                      "category": [f"c{i % 4}" for i in range(items)]})
+    catalog = Catalog(names, table, {"title": table["title"].to_pylist()}, {"text": vectors})
+    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), length), item.reshape(-1).astype(np.int32),
+                          np.tile(np.arange(length, dtype=np.int64) * 86_400, users),
+                          IdMap([f"user{u}" for u in range(users)]), names)
+    return split(events, catalog, protocol or Protocol(), "toyworld")
