@@ -19,18 +19,21 @@ from typing import Literal
 
 import numpy as np
 
-from semid.errors import ConfigError, DataError, RunError
+from semid.errors import ConfigError, DataError, RunError, did_you_mean
 from semid.evaluation import beyond_accuracy as beyond
 from semid.evaluation.metrics import RANKING, Truth, ndcg, recall, tie_groups
 from semid.evaluation.slices import slicings
 from semid.evaluation.statistics import bootstrap
 from semid.protocols import Recommender
-from semid.types import Batch, Cases, Protocol, Recommendations, SemanticIds, Split
+from semid.types import Batch, Cases, Interactions, Protocol, Recommendations, SemanticIds, Split
 
 FORMAT = 1
 """Version of the file that `Evaluation.save` writes."""
 
 Seen = Literal["keep", "remove"]
+
+RARE = 0.01
+"""Below this share of repeated training events, `seen = auto` removes the items of the history from the lists."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Evaluation:
 
     def to_dict(self) -> dict:
         """Return all but the arrays, ready for JSON (no NaN: what is not defined is None)."""
-        plain = {name: getattr(self, name) for name in ("part", "fingerprint", "k", "sid_level", "num_cut", "num_cases", "seconds",
-                                                        "seconds_per_case")}
+        plain = {name: getattr(self, name) for name in ("part", "fingerprint", "k", "sid_level", "num_cut", "num_cases",
+                                                        "seconds", "seconds_per_case")}
         plain["metrics"] = {name: asdict(m) for name, m in self.metrics.items()}
         plain["slices"] = {s: {label: asdict(x) for label, x in parts.items()} for s, parts in self.slices.items()}
         plain |= {"protocol": asdict(self.protocol), "protocol_hash": self.protocol.hash,
@@ -209,6 +212,21 @@ def _check_unseen(answer: Recommendations, rows: np.ndarray, history: np.ndarray
                         f"got one for case {rows[owned.argmax()]}")
 
 
+def repeat_rate(train: Interactions) -> float:
+    """Return the share of the training events whose user had taken the same item before."""
+    pairs = np.unique(train.user.astype(np.int64) * len(train.items) + train.item)
+    return 1 - len(pairs) / len(train) if len(train) else 0.0
+
+
+def resolve_seen(seen: str, train: Interactions) -> Seen:
+    """Return "keep" or "remove"; "auto" removes where users hardly take an item again (`RARE`)."""
+    if seen == "auto":
+        return "remove" if repeat_rate(train) < RARE else "keep"
+    if seen == "keep" or seen == "remove":
+        return seen
+    raise ConfigError(f"seen: want auto, keep or remove, got {seen!r}{did_you_mean(seen, ('auto', 'keep', 'remove'))}")
+
+
 def truth_of(cases: Cases) -> tuple[Truth, np.ndarray]:
     """Return the distinct targets of each case (an item taken twice is one target, at its first time) and int64 [T] times."""
     row = np.repeat(np.arange(len(cases)), np.diff(cases.target_offsets))
@@ -216,11 +234,6 @@ def truth_of(cases: Cases) -> tuple[Truth, np.ndarray]:
     keep = np.sort(first)
     counts = np.bincount(row[keep], minlength=len(cases))
     return Truth(cases.target[keep], np.concatenate([[0], np.cumsum(counts)])), cases.target_time[keep]
-
-
-def sample(cases: Cases, limit: int, seed: int) -> Cases:
-    """Return `limit` random cases in their order, or all where there are no more; for validation while training."""
-    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit]))
 
 
 def measure(recommendations: Recommendations, split: Split, cases: Cases, *, part: str, ks: tuple[int, ...] = (5, 10, 20),
