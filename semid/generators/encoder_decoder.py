@@ -85,8 +85,7 @@ class EncoderDecoder(nn.Module):
             item = torch.where(step <= position[:, None], batch.item[row], -1)  # [M, S]
             memory, visible, _ = self._read(item, batch.user[row])
             hidden = self._write(tokens, memory, visible)
-        logits = torch.einsum("mld,lvd->mlv", hidden, self._heads().to(hidden.dtype)).float()
-        return logits.masked_fill(self.vocabulary.outside, -torch.inf)
+        return self.vocabulary.scores(hidden, self._heads())
 
     def start(self, batch: Batch) -> EncoderDecoderState:
         memory, visible, _ = self._read(batch.item, batch.user)
@@ -100,8 +99,7 @@ class EncoderDecoder(nn.Module):
         else:
             token = self.vocabulary.token(codes, level - 1)
         hidden, past = self.decoder(self.embedding(token)[:, None], state.memory, state.hidden, state.past)
-        logits = F.linear(hidden[:, 0], self._heads()[level]).float()
-        return logits.masked_fill(self.vocabulary.outside[level], -torch.inf), replace(state, past=past)
+        return self.vocabulary.level_scores(hidden[:, 0], self._heads(), level), replace(state, past=past)
 
     def _read(self, item: Tensor, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """item [B, S], user [B] -> (memory [B, T, D], bool [B, 1, 1, T] of tokens that are no padding, owner [T]: the
@@ -139,7 +137,4 @@ class EncoderDecoder(nn.Module):
 
     def _heads(self) -> Tensor:
         """Output vectors [L, V, D] of all codes."""
-        if self.head is not None:
-            return self.head
-        table = self.embedding.weight[: self.vocabulary.pad] * self.embedding.embedding_dim**-0.5
-        return table.view(self.vocabulary.levels, self.vocabulary.width, -1)
+        return self.vocabulary.tied_heads(self.embedding) if self.head is None else self.head

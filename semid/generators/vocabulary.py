@@ -1,13 +1,14 @@
 """Items to tokens: the code table of a generator that reads flattened codes.
 
 Token of code c at level l is l * V + c with V the widest level, then `pad`, then whatever specials a generator adds.
-Axes: N items, L levels, V codes in the widest level, R beam rows.
+Axes: N items, L levels, V codes in the widest level, M supervised positions, R beam rows, D width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semid.errors import ConfigError
 from semid.types import SemanticIds
@@ -23,6 +24,7 @@ class Vocabulary(nn.Module):
         super().__init__()
         self.sizes, self.levels, self.width = ids.sizes, ids.levels, max(ids.sizes)
         self.pad = self.levels * self.width
+        self.is_ragged = min(ids.sizes) < self.width
         # Rebuilt from codes.parquet, not from the weights: their number changes with the catalogue.
         self.register_buffer("codes", torch.empty(0), persistent=False)
         level_sizes = torch.tensor(ids.sizes)[:, None]
@@ -47,3 +49,18 @@ class Vocabulary(nn.Module):
     def token(self, codes: Tensor, level: int) -> Tensor:
         """Codes of one level, int64 [R] (-1 = none) -> token int64 [R]."""
         return torch.where(codes < 0, self.pad, codes + level * self.width)
+
+    def scores(self, hidden: Tensor, heads: Tensor) -> Tensor:
+        """States hidden [M, L, D] times output vectors heads [L, V, D] -> float32 [M, L, V], -inf beyond a level's size."""
+        logits = torch.einsum("mld,lvd->mlv", hidden, heads.to(hidden.dtype)).float()
+        return logits.masked_fill(self.outside, -torch.inf) if self.is_ragged else logits
+
+    def level_scores(self, hidden: Tensor, heads: Tensor, level: int) -> Tensor:
+        """`scores` of one level: hidden [R, D] -> float32 [R, V]."""
+        logits = F.linear(hidden, heads[level].to(hidden.dtype)).float()
+        return logits.masked_fill(self.outside[level], -torch.inf) if self.is_ragged else logits
+
+    def tied_heads(self, embedding: nn.Embedding) -> Tensor:
+        """Output vectors [L, V, D] that are the token embeddings times D**-.5, T5's scaling."""
+        table = embedding.weight[: self.pad] * embedding.embedding_dim**-0.5
+        return table.view(self.levels, self.width, -1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -87,10 +88,11 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: Sequence[int], dropout: float):
         super().__init__()
         sizes = [width, *hidden, width]
-        self.layers = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in pairwise(sizes))
-        self.dropout = Dropout(dropout)
-        for layer in self.layers:
+        layers = [nn.Linear(i, o, bias=False) for i, o in pairwise(sizes)]
+        for layer in layers:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        self.layers = nn.ModuleList(layers)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self.layers
@@ -168,7 +170,7 @@ class Decoder(nn.Module):
 
     def remember(self, memory: Tensor) -> tuple[Tensor, ...]:
         """Keys and values of memory [B, T, D] for each layer: computed once per user."""
-        return tuple(block.cross.remember(memory).contiguous() for block in self.blocks)
+        return tuple(block.cross.remember(memory).contiguous() for block in cast("list[DecoderBlock]", self.blocks))
 
     def forward(self, x: Tensor, memory: tuple[Tensor, ...], hidden_memory: Tensor,
                 past: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -1,0 +1,48 @@
+"""Cross-entropy of the next item's codes, level by level: the loss of every model with `logits(batch) -> [M, L, V]`.
+
+Axes: M supervised positions, L levels, V codes in the widest level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from semid.types import Batch, Loss
+
+
+@dataclass(frozen=True)
+class NextCodes:
+    """Mean over supervised positions of the sum over levels of -log p(code | true codes before); padding codes (-1) count 0.
+
+    smoothing in [0, 1): that share of the target is spread evenly over the codes that are possible at the level.
+    temperature: logits are divided by it. LETTER's ranking-guided loss (arXiv 2405.07314) is temperature < 1: harder
+    negatives weigh more.
+    child_mask: codes int64 [M, L] -> bool [M, L, V], the codes that exist below the true prefix; p is normalised over
+    them alone, as constrained decoding sees it. The model needs `codes` int64 [N, L] beside `logits`.
+    """
+
+    smoothing: float = 0.0
+    temperature: float = 1.0
+    child_mask: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, model, batch: Batch) -> Loss:
+        codes = model.codes[batch.target[batch.target >= 0]]  # [M, L]
+        logits = model.logits(batch)
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        if self.child_mask is not None:
+            logits = logits.masked_fill(~self.child_mask(codes), -torch.inf)
+        real = codes >= 0
+        logp = torch.log_softmax(logits, dim=-1)  # [M, L, V]
+        loss = -logp.gather(2, codes.clamp_min(0)[..., None]).squeeze(2)  # [M, L]
+        if self.smoothing:
+            possible = logits > -torch.inf
+            spread = -logp.masked_fill(~possible, 0.0).sum(2) / possible.sum(2).clamp_min(1)
+            loss = (1 - self.smoothing) * loss + self.smoothing * spread
+        loss = loss.masked_fill(~real, 0.0)
+        parts = loss.detach().sum(0) / real.sum(0).clamp_min(1)  # mean over the targets that have this level
+        return Loss(loss.sum() / len(codes), {f"level_{level}": part for level, part in enumerate(parts, start=1)})
