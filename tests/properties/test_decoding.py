@@ -1,0 +1,132 @@
+"""What holds of decoding for every tree: random, with paths of unequal length, with items that share codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semid.decoding.beam import beam_search
+from semid.decoding.exhaustive import exhaustive, score_items
+from tests.decoding.hashed import best, histories, path_scores, random_ids, tree_and_generator
+
+USERS = [3, 8, 21]
+
+
+@st.composite
+def worlds(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    sizes = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
+    ids = random_ids(rng, draw(st.integers(1, 60)), sizes, padded=draw(st.booleans()))
+    tree, generator = tree_and_generator(ids, draw(st.sampled_from([2, 1 << 20])))
+    allowed = rng.random(len(ids)) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])) if draw(st.booleans()) else None
+    seen = torch.from_numpy(rng.integers(-1, len(ids), (3, 5))) if draw(st.booleans()) else None
+    weights = [0.5 + level for level in range(len(sizes))] if draw(st.booleans()) else None
+    return ids, tree, generator, allowed, seen, draw(st.sampled_from(["vocabulary", "children"])), weights
+
+
+def hide(scores: np.ndarray, allowed: np.ndarray | None, seen: torch.Tensor | None) -> np.ndarray:
+    scores = scores.copy()
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    if seen is not None:
+        for row, items in enumerate(seen.tolist()):
+            scores[row, [item for item in items if item >= 0]] = -np.inf
+    return scores
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds())
+def test_beams_as_wide_as_the_catalogue_equal_exhaustive_scoring(world):
+    ids, tree, generator, allowed, seen, normalise, weights = world
+    options = {"normalise": normalise, "level_weights": weights}
+    scores = exhaustive(generator, histories(USERS), tree, max_rows=12, **options)
+    found = beam_search(generator, histories(USERS), tree, beams=len(ids), k=len(ids) + 2, seen=seen,
+                        constraint=None if allowed is None else tree.allow(allowed), **options)
+    item, score = best(hide(scores.numpy(), allowed, seen), len(ids) + 2)
+    assert found.item.tolist() == item.tolist()
+    assert np.array_equal(found.logp.numpy(), score.astype(np.float32))
+    assert torch.equal(found.codes, torch.where(found.item[..., None] < 0, -1, torch.from_numpy(ids.codes).long()[found.item]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds())
+def test_exhaustive_scores_equal_walking_each_path_alone(world):
+    ids, tree, generator, _, _, normalise, weights = world
+    scores = exhaustive(generator, histories(USERS[:1]), tree, normalise=normalise, level_weights=weights)
+    np.testing.assert_allclose(scores.numpy(), path_scores(generator, ids, USERS[:1], normalise, weights), atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.integers(0, 1000))
+def test_scores_of_given_items_equal_exhaustive_scoring(world, seed):
+    ids, tree, generator, _, _, normalise, weights = world
+    items = torch.from_numpy(np.random.default_rng(seed).integers(-1, len(ids), (len(USERS), 7)))
+    options = {"normalise": normalise, "level_weights": weights}
+    scores = exhaustive(generator, histories(USERS), tree, **options)
+    want = scores.gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
+    assert torch.equal(score_items(generator, histories(USERS), tree, items, **options), want)
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.integers(1, 8), st.integers(1, 8))
+def test_a_batch_equals_its_rows_one_by_one(world, beams, k):
+    _, tree, generator, allowed, seen, normalise, weights = world
+    options = {"beams": beams, "k": k, "normalise": normalise, "level_weights": weights,
+               "constraint": None if allowed is None else tree.allow(allowed)}
+    together = beam_search(generator, histories(USERS), tree, seen=seen, **options)
+    for row, user in enumerate(USERS):
+        alone = beam_search(generator, histories([user]), tree, seen=None if seen is None else seen[row : row + 1], **options)
+        assert torch.equal(alone.item[0], together.item[row])
+        assert torch.equal(alone.logp[0], together.logp[row])
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.integers(1, 8))
+def test_no_beam_dies(world, beams):
+    ids, tree, generator, allowed, seen, normalise, _ = world
+    found = beam_search(generator, histories(USERS), tree, beams=beams, normalise=normalise, seen=seen,
+                        constraint=None if allowed is None else tree.allow(allowed))
+    left = (hide(np.zeros((len(USERS), len(ids))), allowed, seen) == 0).sum(1)
+    assert (found.item >= 0).sum(1).tolist() == np.minimum(left, beams).tolist()
+    assert (hide(np.zeros((len(USERS), len(ids) + 1)), None if allowed is None else np.append(allowed, True), seen)[
+        np.arange(len(USERS))[:, None], found.item.numpy()] == 0).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(worlds())
+def test_children_of_a_prefix_are_those_of_the_catalogue(world):
+    ids, tree = world[:2]
+    mask = tree.child_mask(torch.from_numpy(ids.codes).long())
+    for item, path in enumerate(ids.codes):
+        for level in range(ids.levels):
+            under = ids.codes[(ids.codes[:, :level] == path[:level]).all(1), level]
+            assert set(torch.nonzero(mask[item, level]).flatten().tolist()) == set(under[under >= 0].tolist())
+
+
+@settings(max_examples=80, deadline=None)
+@given(worlds())
+def test_every_item_is_found_at_its_place(world):
+    ids, tree = world[:2]
+    rows = torch.arange(len(ids))
+    position = tree.position_of(rows)
+    assert torch.equal(tree.order.long()[position], rows)
+    nodes = tree.node_of(torch.from_numpy(ids.codes).long())
+    for level in range(ids.levels - 1):
+        begin, end = tree.interval(level, nodes[:, level])
+        assert ((begin <= position) & (position < end)).all()
+        assert (end - begin).tolist() == [(ids.codes[:, : level + 1] == path[: level + 1]).all(1).sum() for path in ids.codes]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_ties_go_to_the_lower_item_row(dtype):
+    from semid.tree import CodeTree
+    from semid.types import SemanticIds
+    from tests.decoding.hashed import HashedGenerator
+
+    codes = np.array([[1, 1], [0, 1], [1, 1], [0, 0], [1, 0]], dtype=dtype)
+    tree = CodeTree.build(SemanticIds(codes, (2, 2)))
+    found = beam_search(HashedGenerator((2, 2), values=1), histories([0]), tree, beams=5)
+    assert found.item.tolist() == [[0, 1, 2, 3, 4]]
