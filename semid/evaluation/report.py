@@ -1,0 +1,673 @@
+"""One run as one HTML page: how good, against whom, how it learnt, what its codes look like, whom it serves well.
+
+The page stands alone (style, script and pictures inside), asks the network for nothing, and a content security policy
+says so. Everything that came from data is escaped. Without scripts it loses sorting and the opening of tree cells, no fact.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from semid.errors import DataError, RunError, did_you_mean
+from semid.evaluation import charts
+from semid.evaluation.charts import SLOTS, Line, Score
+from semid.evaluation.tree_chart import Tree, arrange, icicle, top_codes, tree_data
+from semid.evaluation.wording import THIN, count, duration, escape, fraction, large, p_value, percent, plain
+
+SIGNIFICANT = 0.05
+"""A p-value below this is called a difference."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What was run, on what, where. facts: anything more worth a line ({"Users": "22 363"})."""
+
+    recipe: str
+    data: str
+    date: str
+    protocol: str
+    protocol_hash: str
+    fingerprint: str
+    seeds: Sequence[int]
+    machine: str
+    train_seconds: float
+    parameters: int
+    version: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the comparison.
+
+    scores: {protocol label: {metric: Score}}, empty where only published numbers are known; train_seconds: of one seed;
+    ms_per_user: median latency; published: {metric: number} under the comparison's first protocol, as printed in `source`;
+    is_rival: False for a variant of the subject, which stands in the table but not in the verdict.
+    """
+
+    name: str
+    scores: dict[str, dict[str, Score]]
+    seeds: int = 1
+    train_seconds: float | None = None
+    ms_per_user: float | None = None
+    parameters: int | None = None
+    published: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+    is_rival: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The system under report (`subject`, a name among `systems`) beside the others. `primary` is the metric that ranks them.
+
+    Protocols and metrics are printed in the order the systems name them; a system may lack some.
+    """
+
+    subject: str
+    systems: Sequence[System]
+    primary: str = "NDCG@10"
+
+    def __post_init__(self):
+        names = [s.name for s in self.systems]
+        if self.subject not in names:
+            raise DataError(f"comparison.subject: want one of {names}, got {self.subject!r}{did_you_mean(self.subject, names)}")
+        if not self.own.scores or any(self.primary not in metrics for metrics in self.own.scores.values()):
+            raise DataError(f"comparison: want {self.primary} of {self.subject!r} under every protocol it has, got none")
+
+    @property
+    def own(self) -> System:
+        """The system under report."""
+        return next(s for s in self.systems if s.name == self.subject)
+
+    @property
+    def protocols(self) -> list[str]:
+        """Labels of all protocols."""
+        return list(dict.fromkeys(p for s in self.systems for p in s.scores))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics."""
+        measured = [m for s in self.systems for scores in s.scores.values() for m in scores]
+        return list(dict.fromkeys(measured + [m for s in self.systems for m in s.published]))
+
+
+@dataclass(frozen=True)
+class Training:
+    """The records of metrics.jsonl as they were read, in order.
+
+    A record has `step`; `stage` (a name) splits a run into several charts. Numbers called `loss` or under `parts` are
+    losses, those under `valid` validation metrics, everything else under `health` or at the top level a health signal.
+    """
+
+    records: Sequence[dict]
+
+
+@dataclass(frozen=True)
+class CodeUse:
+    """How often each code is used. counts: L arrays int [size of level], items per code, zeros included;
+    num_items and num_distinct: items, and distinct full codes among them."""
+
+    counts: Sequence[np.ndarray]
+    num_items: int
+    num_distinct: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One metric over groups of cases.
+
+    groups: G short labels; counts: G numbers of cases; systems: {name: G Scores}, the subject first.
+    """
+
+    title: str
+    metric: str
+    groups: Sequence[str]
+    counts: Sequence[int]
+    systems: dict[str, Sequence[Score]]
+    note: str = ""
+
+    def __post_init__(self):
+        for name, size in [("counts", len(self.counts)), *((n, len(s)) for n, s in self.systems.items())]:
+            if size != len(self.groups):
+                raise DataError(f"slice {self.title!r}, {name}: want {len(self.groups)} values, one a group, got {size}")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per request. stages: {name: samples float [n], n >= 1}, in order; setting: machine, batch, k, beams."""
+
+    stages: dict[str, np.ndarray]
+    setting: str = ""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One recommended item."""
+
+    title: str
+    score: float
+    is_hit: bool = False
+
+
+@dataclass(frozen=True)
+class UserExample:
+    """One user to look at.
+
+    history: titles, oldest first (the last ones suffice, `history_length` counts all); truth: titles; scale: what scores are.
+    """
+
+    user: str
+    history: Sequence[str]
+    suggestions: Sequence[Suggestion]
+    truth: Sequence[str]
+    history_length: int = 0
+    scale: str = "score"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a page can show. A section that is None is left out.
+
+    commands: (what to type, what it does); notes: what a reader must know before trusting the numbers.
+    """
+
+    header: Header
+    comparison: Comparison | None = None
+    training: Training | None = None
+    codes: CodeUse | None = None
+    tree: Tree | None = None
+    slices: Sequence[Slice] | None = None
+    latency: Latency | None = None
+    users: Sequence[UserExample] | None = None
+    commands: Sequence[tuple[str, str]] | None = None
+    notes: Sequence[str] = ()
+
+
+# The verdict --------------------------------------------------------------------------------------------------------
+
+
+def _rivals(comparison: Comparison, protocol: str, metric: str) -> list[tuple[str, Score]]:
+    """The other systems measured under a protocol, best first."""
+    found = [(s.name, s.scores[protocol][metric]) for s in comparison.systems
+             if s.is_rival and s.name != comparison.subject and metric in s.scores.get(protocol, {})]
+    return sorted([f for f in found if math.isfinite(f[1].mean)], key=lambda f: -f[1].mean)
+
+
+def _gap(ours: float, theirs: float) -> float:
+    """Ours over theirs minus one; infinite over nothing."""
+    return ours / theirs - 1 if theirs else math.copysign(math.inf, ours) if ours else 0.0
+
+
+def _outcome(gap: float, p: float | None) -> str:
+    """win, loss or even: even means that the test finds no difference; untested gaps count as they stand."""
+    if gap == 0 or (p is not None and p >= SIGNIFICANT):
+        return "even"
+    return "win" if gap > 0 else "loss"
+
+
+def _clause(name: str, others: int, metric: str, gap: float, p: float | None) -> str:
+    who = f"{name}, the strongest of {others} others," if others > 1 else name
+    test = "not tested" if p is None else p_value(p)
+    size = f" by {percent(abs(gap))}" if math.isfinite(gap) else ""
+    outcome = _outcome(gap, p)
+    if outcome == "even":
+        change = f"{percent(gap, sign=True)}, " if math.isfinite(gap) else ""
+        return f"cannot be told from {who} on {metric} ({change}{test})"
+    return f"{'beats' if outcome == 'win' else 'loses to'} {who} on {metric}{size} ({test})"
+
+
+def verdict(comparison: Comparison) -> tuple[str, str]:
+    """Return (win|even|loss on the ranking metric, or mixed where protocols differ; the result in words, not escaped).
+
+    First the ranking metric under every protocol against the strongest rival there, then other metrics with a rival ahead.
+    """
+    subject, clauses, behind, tones = comparison.subject, [], [], set()
+    for protocol, metrics in comparison.own.scores.items():
+        for metric, ours in metrics.items():
+            rivals = _rivals(comparison, protocol, metric)
+            if not rivals or not math.isfinite(ours.mean):
+                continue
+            name, theirs = rivals[0]
+            gap = _gap(ours.mean, theirs.mean)
+            if metric == comparison.primary:
+                tones.add(_outcome(gap, theirs.p))
+                clauses.append(f"{_clause(name, len(rivals), metric, gap, theirs.p)}, {protocol}")
+            elif gap < 0:
+                behind.append(f"{_clause(name, 1, metric, gap, theirs.p)}, {protocol}")
+    if not clauses:
+        protocol, scores = next(iter(comparison.own.scores.items()))
+        mean = fraction(scores[comparison.primary].mean)
+        return "even", f"{subject} reaches {comparison.primary} {mean}, {protocol}; nothing was measured beside it."
+    text = f"{subject} {'; it '.join(clauses)}."
+    if behind:
+        more = f"; and trails on {len(behind) - 3} more numbers" if len(behind) > 3 else ""
+        text += f" It {'; it '.join(behind[:3])}{more}."
+    return tones.pop() if len(tones) == 1 else "mixed", text
+
+
+# Sections: each returns the inside of one <section> ------------------------------------------------------------------
+
+
+def _table(head: Sequence[str], rows: Sequence[str], *, caption: str, style: str = "") -> str:
+    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="{style}">'
+            f"<caption>{escape(caption)}</caption><thead><tr>{''.join(head)}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table></div>")
+
+
+def _folded(table: str) -> str:
+    return f"<details><summary>As a table</summary>{table}</details>"
+
+
+def _head(text: str, *, numeric: bool = True, under: str = "", sortable: bool = False) -> str:
+    look = " ".join(filter(None, ["n" if numeric else "", "sort" if sortable else ""]))
+    return f'<th scope="col" class="{look}">{escape(text)}{under}</th>'
+
+
+def _cell(text: str, *, value: float | None = None, style: str = "n") -> str:
+    """A table cell; `value` is what sorting compares."""
+    key = "" if value is None or not math.isfinite(value) else f' data-value="{value!r}"'
+    return f'<td class="{style}"{key}>{text}</td>'
+
+
+def _key(names: Sequence[str], *, last: bool = False) -> str:
+    """Names in their colours; with `last` the last of them is the grey one."""
+    slots = [SLOTS - 1 if last and k == len(names) - 1 else min(k, SLOTS - 1) for k in range(len(names))]
+    spans = "".join(f'<span class="of{slot}">{escape(name)}</span>' for slot, name in zip(slots, names, strict=True))
+    return f'<p class="key">{spans}</p>'
+
+
+def _header(report: Report) -> str:
+    h = report.header
+    facts = {
+        "Data": escape(h.data),
+        "Protocol": f"{escape(h.protocol)} <code>{escape(h.protocol_hash)}</code>",
+        "Data fingerprint": f"<code>{escape(h.fingerprint)}</code>",
+        "Seeds": escape(", ".join(map(str, h.seeds))),
+        "Training": duration(h.train_seconds),
+        "Parameters": large(h.parameters),
+        "Machine": escape(h.machine),
+        "Date": escape(h.date),
+        **{escape(name): escape(text) for name, text in h.facts.items()},
+    }
+    version = f" · semid {escape(h.version)}" if h.version else ""
+    out = f'<p class="eyebrow">Evaluation report{version}</p><h1>{escape(h.recipe)} <span>on {escape(h.data)}</span></h1>'
+    if report.comparison:
+        tone, text = verdict(report.comparison)
+        word = {"win": "Ahead", "even": "Undecided", "loss": "Behind", "mixed": "Mixed"}[tone]
+        out += f'<p class="verdict {tone}"><b>{word}.</b> {escape(text)}</p>{_figures(report)}'
+    notes = list(report.notes)
+    if len(h.seeds) == 1:
+        notes.insert(0, f"1 seed ({h.seeds[0]}): the intervals say how far users differ, not how far another training would.")
+    if notes:
+        out += f'<aside aria-label="Notes"><ul>{"".join(f"<li>{escape(n)}</li>" for n in notes)}</ul></aside>'
+    return out + f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts.items())}</dl>'
+
+
+def _figures(report: Report) -> str:
+    """The subject's own numbers, large: under the first protocol, with what they cost."""
+    assert report.comparison
+    own = report.comparison.own
+    protocol, scores = next(iter(own.scores.items()))
+    tens = {m: s for m, s in scores.items() if m.endswith("@10")}
+    shown = {report.comparison.primary: scores[report.comparison.primary], **tens}
+    tiles = [(m, fraction(s.mean), "" if s.low is None or s.high is None else f"{fraction(s.low)} – {fraction(s.high)}")
+             for m, s in list(shown.items())[:3]]
+    tiles.append(("Training", duration(report.header.train_seconds), "tokenizer included"))
+    if own.ms_per_user is not None:
+        tiles.append(("Per user", f"{plain(own.ms_per_user)}{THIN}ms", "median"))
+    body = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}<small>{escape(under)}</small></dd></div>"
+                   for name, value, under in tiles)
+    return f'<dl class="figures" aria-label="{escape(own.name)}, {escape(protocol)}">{body}</dl>'
+
+
+COSTS = ("Training", "ms / user", "Parameters")
+
+
+def _comparison(comparison: Comparison) -> str:
+    out = []
+    for k, protocol in enumerate(comparison.protocols):
+        out.append(_protocol_table(comparison, protocol, with_published=k == 0))
+    sources = list(dict.fromkeys(f"{s.name}: {s.source}" for s in comparison.systems if s.published and s.source))
+    legend = (f"Bold: the best of its column. Small: 95 % bootstrap interval over users. Against {comparison.subject}: "
+              f"how far another system's {comparison.primary} lies above (▲) or below (▼), with the p-value of a paired "
+              f"permutation test, Holm-corrected; grey where p ≥ .05.")
+    note = f'<p class="small">{escape(legend)}</p>'
+    if sources:
+        note += f'<p class="small">Published numbers: {escape("; ".join(sources))}.</p>'
+    return "".join(out) + note
+
+
+def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bool) -> str:
+    primary, subject = comparison.primary, comparison.subject
+    systems = [s for s in comparison.systems if protocol in s.scores or (with_published and s.published)]
+    measured = {s.name: s.scores.get(protocol, {}) for s in systems}
+    systems = sorted(systems, key=lambda s: -measured[s.name].get(primary, Score(-1.0)).mean)
+    metrics = [m for m in comparison.metrics if any(m in row for row in measured.values())]
+    best = {m: max((r[m].mean for r in measured.values() if m in r and math.isfinite(r[m].mean)), default=math.nan)
+            for m in metrics}
+    ends = [e for r in measured.values() if primary in r for e in (r[primary].low, r[primary].mean, r[primary].high)
+            if e is not None and math.isfinite(e)]
+    marks = charts.ticks(min(ends, default=0.0), max(ends, default=1.0))
+    domain = (marks[0], marks[-1])
+    ours = measured.get(subject, {}).get(primary, Score(math.nan))
+    head = [_head("System", numeric=False), _head(primary, numeric=False, under=charts.dot_axis(marks)),
+            *(_head(name, sortable=True) for name in (*metrics, f"Against {subject}", *COSTS, "Seeds"))]
+    rows = []
+    for system in systems:
+        scores = measured[system.name]
+        is_subject = system.name == subject
+        cells = [f'<th scope="row">{escape(system.name)}</th>']
+        dot = charts.dot_cell(scores[primary], domain, ours.mean, is_subject=is_subject) if primary in scores else ""
+        cells.append(f'<td class="plot">{dot}</td>')
+        cells += [_score_cell(scores.get(m), best[m], system.published.get(m) if with_published else None) for m in metrics]
+        cells.append(_against(scores.get(primary), ours, is_subject=is_subject))
+        dash = '<span class="none">–</span>'
+        cells += [_cell(dash if v is None else show(v), value=v) for v, show in (
+            (system.train_seconds, duration), (system.ms_per_user, plain), (system.parameters, large))]
+        cells.append(_cell(str(system.seeds) if scores else dash, value=system.seeds))
+        rows.append(f'<tr class="{"subject" if is_subject else ""}">{"".join(cells)}</tr>')
+    return _table(head, rows, caption=protocol[:1].upper() + protocol[1:], style="compare")
+
+
+def _score_cell(score: Score | None, best: float, published: float | None) -> str:
+    text, value = '<span class="none">–</span>', None
+    if score is not None and math.isfinite(score.mean):
+        value = score.mean
+        text = f"<b>{fraction(value)}</b>" if value == best else fraction(value)
+        if score.low is not None and score.high is not None:
+            text += f"<small>{fraction(score.low)}–{fraction(score.high)}</small>"
+    if published is not None:
+        text += f"<small>published {fraction(published)}</small>"
+    return _cell(text, value=value)
+
+
+def _against(theirs: Score | None, ours: Score, *, is_subject: bool) -> str:
+    """How another system's number lies to ours: the sign is theirs."""
+    if is_subject:
+        return _cell('<span class="none">reference</span>', value=0.0)
+    if theirs is None or not math.isfinite(theirs.mean) or not math.isfinite(ours.mean):
+        return _cell('<span class="none">–</span>')
+    gap = _gap(theirs.mean, ours.mean)
+    outcome = _outcome(gap, theirs.p)
+    arrow = {"win": "▲", "loss": "▼", "even": "≈"}[outcome]
+    test = "not tested" if theirs.p is None else p_value(theirs.p)
+    look = {"win": "ahead", "loss": "below", "even": "none"}[outcome]
+    change = percent(gap, sign=True) if math.isfinite(gap) else "from 0"
+    return _cell(f'<span class="{look}">{arrow} {change}</span><small>{escape(test)}</small>', value=gap)
+
+
+def _flat(record: dict, prefix: str = "") -> dict[str, float]:
+    """All numbers of a nested record under dotted names."""
+    out = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            out.update(_flat(value, f"{prefix}{name}."))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            out[prefix + name] = float(value)
+    return out
+
+
+CLOCK = {"step", "epoch", "time", "seconds", "elapsed", "eta"}
+"""Fields of a record that say when, not what."""
+
+
+def _training(training: Training) -> str:
+    stages: dict[str, list[dict]] = {}
+    for record in training.records:
+        stages.setdefault(str(record.get("stage", "")), []).append(record)
+    out = []
+    for stage, records in stages.items():
+        out.append(f"<h3>{escape(stage)}</h3>" if stage else "")
+        out.append(_stage(records))
+    return "".join(out)
+
+
+def _stage(records: Sequence[dict]) -> str:
+    points: dict[str, tuple[list[float], list[float]]] = {}
+    lost = 0
+    for record in records:
+        flat = _flat(record)
+        for name, value in flat.items():
+            if name in CLOCK or "step" not in flat:
+                continue
+            if not math.isfinite(value):
+                lost += 1
+                continue
+            xs, ys = points.setdefault(name, ([], []))
+            xs.append(flat["step"])
+            ys.append(value)
+    series = {name: charts.thin(np.array(xs), np.array(ys)) for name, (xs, ys) in points.items()}
+    losses = sorted((n for n in series if n == "loss" or n.startswith("parts.")), key=lambda n: n != "loss")
+    losses += [n for n in series if n == "valid.loss"]
+    out = []
+    if losses:
+        lines = [Line(LOSSES.get(name) or name.split(".", 1)[1], *series[name], slot=min(k, SLOTS - 1))
+                 for k, name in enumerate(losses)]
+        picture = charts.line_chart(lines, label="Loss over steps", x_name="step")
+        out.append(_figure("Loss", f"{plain(float(lines[0].y[-1]), 4)} at the end", picture))
+    valid = [n for n in series if n.startswith("valid.") and n not in losses]
+    out += [_signal(_metric_name(name), *series[name], is_valid=True) for name in valid]
+    health = [n for n in series if n not in losses and n not in valid]
+    small = "".join(_signal(_signal_name(name), *series[name]) for name in sorted(health, key=lambda n: n == "lr"))
+    said = f'<p class="small">Not drawn because not finite: {count(lost)} of the values.</p>' if lost else ""
+    return f'<div class="grid">{"".join(out)}</div>' + (f'<div class="grid three">{small}</div>' if small else "") + said
+
+
+LOSSES = {"loss": "loss", "valid.loss": "validation"}
+
+
+def _signal(title: str, x: np.ndarray, y: np.ndarray, *, is_valid: bool = False) -> str:
+    best = int(y.argmax())
+    said = f"{plain(float(y[-1]))} at the end"
+    if is_valid:
+        said = f"best {fraction(float(y[best]))} at step {count(float(x[best]))}"
+    picture = charts.line_chart([Line(title, x, y)], label=f"{title} over steps: {said}", x_name="step",
+                                height=210 if is_valid else 150)
+    return _figure(title, said, picture)
+
+
+def _metric_name(name: str) -> str:
+    """`valid.ndcg@10` as a reader knows it: `Validation NDCG@10`."""
+    metric, at, k = name.removeprefix("valid.").partition("@")
+    known = metric.upper() if metric.lower() in ("ndcg", "mrr", "map") else metric.replace("_", " ").capitalize()
+    return f"Validation {known}{at}{k}"
+
+
+def _signal_name(name: str) -> str:
+    text = name.removeprefix("health.").replace("_", " ")
+    return "Learning rate" if text == "lr" else text[:1].upper() + text[1:]
+
+
+def _figure(title: str, said: str, picture: str, under: str = "") -> str:
+    return f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(said)}</span></figcaption>{picture}{under}</figure>"
+
+
+def _codes(use: CodeUse) -> str:
+    out = []
+    for level, counts in enumerate(use.counts):
+        counts = np.asarray(counts)
+        share = counts[counts > 0] / max(counts.sum(), 1)
+        bits = float(-(share * np.log2(share)).sum()) + 0.0
+        used, size = int((counts > 0).sum()), len(counts)
+        facts = {"Used": f"{count(used)} of {count(size)}", "Perplexity": plain(2**bits),
+                 "Entropy": f"{plain(bits)} of {plain(math.log2(size))} bits",
+                 "Largest": f"{count(int(counts.max(initial=0)))} items"}
+        list_ = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+        label = f"Level {level + 1}: items per code, most used first; {used} of {size} codes used, perplexity {plain(2**bits)}"
+        picture = charts.use_chart(counts, label=label)
+        below = f'<dl class="tiny">{list_}</dl>'
+        out.append(_figure(f"Level {level + 1}", f"{percent(used / size)} of codes used", picture, below))
+    repeats = use.num_items - use.num_distinct
+    shared = "every item has its own."
+    if repeats:
+        shared = f"{count(repeats)} ({percent(repeats / use.num_items)}) repeat another item's."
+    text = f"{count(use.num_items)} items have {count(use.num_distinct)} distinct codes: {shared}"
+    return f'<p>{escape(text)}</p><div class="grid three">{"".join(out)}</div>'
+
+
+def _tree(tree: Tree) -> str:
+    drawn = arrange(tree)
+    data = tree_data(drawn)
+    has_other = bool(drawn.names) and int(drawn.colour.max(initial=0)) >= len(drawn.names)
+    key = _key([*drawn.names, *(["other"] if has_other else [])], last=has_other) if drawn.names else ""
+    text = (f"Each row is a level of the code, each cell a prefix, as wide as its share of the {tree.weight_name}, largest "
+            "first. Grey cells stand for several prefixes too narrow to draw. Point at a cell to see what lies in it; ")
+    text += "select it to open it." if data else "there are too many items here to open cells: `semid codes` lists them."
+    rows = []
+    for code, size, most, titles in top_codes(drawn):
+        known = f'<td>{escape(most)}</td><td class="titles">{_titles(titles, size)}</td>'
+        rows.append(f'<tr><th scope="row">{code}</th>{_cell(count(size))}{known}</tr>')
+    head = [_head("Code"), _head("Items"), _head("Mostly", numeric=False), _head("Best known items", numeric=False)]
+    table = _table(head, rows, caption="The largest codes of the first level")
+    script = f'<script type="application/json" id="tree-data">{data}</script>' if data else ""
+    picture = f'<div id="icicle"><p class="crumbs" aria-live="polite"></p>{icicle(drawn)}</div>'
+    return f"<p>{escape(text)}</p>{key}{picture}{script}{_folded(table)}"
+
+
+def _titles(titles: Sequence[str], size: int) -> str:
+    more = f' <span class="none">+{count(size - len(titles))} more</span>' if size > len(titles) else ""
+    return "; ".join(f"<bdi>{escape(t)}</bdi>" for t in titles) + more
+
+
+def _slices(slices: Sequence[Slice]) -> str:
+    names = list(dict.fromkeys(n for s in slices for n in s.systems))
+    out = []
+    for part in slices:
+        systems = {n: part.systems[n] for n in names if n in part.systems}
+        picture = _rows(part, systems) if len(part.groups) <= 3 else charts.column_chart(
+            part.groups, part.counts, systems, label=f"{part.metric} by {part.title}; the table below has the numbers")
+        head = [_head(part.title, numeric=False), _head("Cases"), *(_head(n) for n in systems)]
+        rows = []
+        for k, group in enumerate(part.groups):
+            scores = "".join(_score_cell(row[k], math.nan, None) for row in systems.values())
+            rows.append(f'<tr><th scope="row">{escape(group)}</th>{_cell(count(part.counts[k]))}{scores}</tr>')
+        table = _folded(_table(head, rows, caption=f"{part.metric} by {part.title}"))
+        note = f'<p class="small">{escape(part.note)}</p>' if part.note else ""
+        out.append(_figure(f"By {part.title}", part.metric, picture, note + table))
+    return f'{_key(names)}<div class="grid">{"".join(out)}</div>'
+
+
+def _rows(part: Slice, systems: dict[str, Sequence[Score]]) -> str:
+    """Few groups: horizontal bars, each with its name and number beside it."""
+    peak = charts.ticks(0, charts.highest([s for row in systems.values() for s in row]) or 1.0)[-1]
+    out = []
+    for g, group in enumerate(part.groups):
+        out.append(f'<h4>{escape(group)} <span>{count(part.counts[g])} cases</span></h4><div class="bars">')
+        for k, (name, row) in enumerate(systems.items()):
+            bar = charts.bar_cell(row[g], peak, min(k, SLOTS - 1))
+            out.append(f"<span>{escape(name)}</span>{bar}<span>{fraction(row[g].mean)}</span>")
+        out.append("</div>")
+    return "".join(out)
+
+
+def _latency(latency: Latency) -> str:
+    stages = {name: np.asarray(ms, dtype=float) for name, ms in latency.stages.items()}
+    every = np.concatenate(list(stages.values()))
+    low, high = max(float(every.min()), 1e-3), float(every.max())
+    domain = (low / 1.15, max(high, low * 1.5) * 1.15)
+    head = [_head("Stage", numeric=False), _head("Distribution, logarithmic", numeric=False, under=charts.time_axis(domain)),
+            *(_head(h) for h in ("p50", "p90", "p99", "Requests"))]
+    rows = []
+    for name, ms in stages.items():
+        p50, p90, p99 = np.percentile(ms, [50, 90, 99]).tolist()
+        picture = charts.histogram_cell(ms, domain, label=f"{name}: median {plain(p50)} ms, 99th percentile {plain(p99)} ms")
+        rows.append(f'<tr><th scope="row">{escape(name)}</th><td class="plot wide">{picture}</td>'
+                    f"{_cell(f'<b>{plain(p50)}</b>')}{_cell(plain(p90))}{_cell(plain(p99))}{_cell(count(len(ms)))}</tr>")
+    setting = escape(f"{latency.setting} Lines mark the median and the 99th percentile.".strip())
+    return f"<p>{setting}</p>" + _table(head, rows, caption="Milliseconds per request", style="latency")
+
+
+def _users(users: Sequence[UserExample]) -> str:
+    out = []
+    for example in users:
+        past = max(example.history_length, len(example.history))
+        rank = next((k for k, s in enumerate(example.suggestions, 1) if s.is_hit), None)
+        result = f'<span class="hit">✓ found at {rank}</span>' if rank else '<span class="none">not found</span>'
+        before = f'<li class="none">{count(past - len(example.history))} earlier</li>' if past > len(example.history) else ""
+        history = before + "".join(f"<li><bdi>{escape(t)}</bdi></li>" for t in example.history)
+        truth = "".join(f"<li><bdi>{escape(t)}</bdi></li>" for t in example.truth)
+        shown = "".join(
+            f'<li class="{"hit" if s.is_hit else ""}"><bdi>{escape(s.title)}</bdi>{" <b>✓ taken</b>" if s.is_hit else ""}'
+            f"<span>{_score(s.score)}</span></li>" for s in example.suggestions)
+        out.append(
+            f"<article><header><h3>User <bdi>{escape(example.user)}</bdi></h3>{result}</header>"
+            f"<div><h4>History <span>{count(past)} items, oldest first</span></h4><ul>{history}</ul>"
+            f"<h4>Took next</h4><ul>{truth}</ul></div>"
+            f'<div><h4>Recommended <span>{escape(example.scale)}</span></h4><ol class="ranked">{shown}</ol></div></article>')
+    return f'<div class="users">{"".join(out)}</div>'
+
+
+def _score(score: float) -> str:
+    """Scores that read as a column: two decimals, more only for small ones."""
+    return f"{score:.2f}".replace("-", "−") if abs(score) >= 0.1 else plain(score)
+
+
+def _commands(commands: Sequence[tuple[str, str]]) -> str:
+    return '<dl class="commands">' + "".join(
+        f"<div><dt><code>{escape(c)}</code></dt><dd>{escape(what)}</dd></div>" for c, what in commands) + "</dl>"
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def render(report: Report) -> str:
+    """Return the page as one HTML text. The same report gives the same text."""
+    parts = [
+        ("quality", "Comparison", report.comparison, _comparison),
+        ("slices", "Where it works", report.slices, _slices),
+        ("training", "Training", report.training, _training),
+        ("codes", "Use of codes", report.codes, _codes),
+        ("tree", "The code tree", report.tree, _tree),
+        ("latency", "Latency", report.latency, _latency),
+        ("users", f"{len(report.users or ())} users", report.users, _users),
+        ("next", "What to type next", report.commands, _commands),
+    ]
+    shown = [(name, title, section(value)) for name, title, value, section in parts if value is not None]
+    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in shown)
+    body = "".join(f'<section id="{name}" aria-labelledby="h-{name}"><h2 id="h-{name}">{escape(title)}</h2>{inner}</section>'
+                   for name, title, inner in shown)
+    here = files("semid.evaluation")
+    style, script = (here.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    title = f"{report.header.recipe} on {report.header.data}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)} · semid</title><style>{style}</style></head><body>"
+        f'<header class="top">{_header(report)}</header>'
+        f'<nav aria-label="Sections">{links}</nav><main>{body}</main>'
+        f"<footer>{escape(f'Made by semid {report.header.version}'.strip())}. This page needs no network.</footer>"
+        f"<script>{script}</script></body></html>\n")
+
+
+def write(report: Report, path: str | Path) -> Path:
+    """Write the page whole or not at all (temporary file, fsync, rename) and return its path."""
+    path = Path(path)
+    text = render(report).encode("utf-8")
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise RunError(f"{path}: want a place to write the report ({len(text):,} bytes), got: {error.strerror}; "
+                       "free some space or choose another folder") from error
+    return path
