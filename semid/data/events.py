@@ -88,7 +88,7 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
     types = {role: source.columns[column] for role, column in columns.items()}
     raw = {**columns, **({"(line)": source.broken} if source.broken else {})}
     raws = ", ".join(f"{quoted(column)} AS {_raw(role)}" for role, column in raw.items())
-    rows = f"SELECT row_number() OVER () - 1 AS row, {raws} FROM {staged.relation}"
+    rows = f"SELECT {staged.row} AS row, {raws} FROM {staged.relation}"
 
     values: dict[str, str] = {}
     checks: list[tuple[str, str, str]] = []  # (role, SQL that is true for a bad row, reason)
@@ -102,8 +102,9 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
         unit = time_unit(connection, f"({rows})", _raw("time"), types["time"], f"{source.name}: time column {columns['time']!r}")
         notes.append(unit.note)
         values["time"] = unit.ticks
-        checks += [("time", f"{_raw('time')} IS NULL OR trim(CAST({_raw('time')} AS VARCHAR)) IN ({_texts(MISSING)})", "no time"),
-                   ("time", "t IS NULL", "not a time; want Unix time or ISO 8601"), ("time", "t < 0", "a negative time")]
+        absent = f"{_raw('time')} IS NULL" + (f" OR {_text(_raw('time'))} IS NULL" if types["time"] == "VARCHAR" else "")
+        checks += [("time", absent, "no time"), ("time", "t IS NULL", "not a time; want Unix time or ISO 8601"),
+                   ("time", "t < 0", "a negative time")]
         if unit.per_second is not None:
             checks.append(("time", f"t > {int((clock.time() + DAY) * unit.per_second)}", "a time in the future"))
     if "position" in columns:
@@ -210,14 +211,18 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
                 f"THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE CAST({number} AS VARCHAR) END END")
     if type_ != "VARCHAR" and not type_.startswith("ENUM"):
         raise DataError(f"{where}: want strings or whole numbers as ids, got {type_}; cast it first or name another column")
-    text = f"CAST({column} AS VARCHAR)"
-    found = f"CASE WHEN trim({text}) NOT IN ({_texts(MISSING)}) THEN {text} END"
-    floats = connection.execute(f"SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) FROM "
-                                f"(SELECT {found} AS x FROM {relation}) WHERE x IS NOT NULL").fetchall()[0][0]
-    if not floats:
+    found = _text(column if type_ == "VARCHAR" else f"CAST({column} AS VARCHAR)")
+    as_floats = "SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) FROM (SELECT {} AS x FROM {}{}) WHERE x IS NOT NULL"
+    if not all(connection.execute(as_floats.format(found, relation, limit)).fetchall()[0][0] for limit in (" LIMIT 1000", "")):
         return found
     notes.append(f"{where}: every id ends in '.0', as floats are written; '1.0' is read as '1'")
     return f"left({found}, len({found}) - 2)"
+
+
+def _text(column: str) -> str:
+    """SQL for a text that is not blank and none of `MISSING`, else null. Only texts that begin with a blank are trimmed, for speed."""
+    return (f"CASE WHEN {column} >= '!' THEN CASE WHEN {column} NOT IN ({', '.join(map(literal, MISSING))}) THEN {column} END "
+            f"WHEN trim({column}, ' \t\r\n') <> '' THEN {column} END")
 
 
 def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str) -> TimeUnit:
@@ -269,6 +274,3 @@ def _column(connection: duckdb.DuckDBPyConnection, query: str) -> np.ndarray:
 def _raw(role: str) -> str:
     return quoted(f"raw {role}")
 
-
-def _texts(texts: tuple[str, ...]) -> str:
-    return ", ".join(map(literal, texts))

@@ -41,22 +41,25 @@ Bad = tuple[int, str, str | None, str]
 @dataclass(frozen=True)
 class Source:
     """A table that can be scanned. scan: SQL of the relation; columns: {name: DuckDB type} in source order;
-    broken: a further column, not null where a line of the file was no row at all."""
+    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row at all."""
 
     name: str
     scan: str
     columns: dict[str, str]
     kind: Literal["table", "csv", "jsonl", "sequences"]
     path: Path | None = None
+    row: str = ""
     quote: str = '"'
     broken: str | None = None
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A source ready for several passes. num_rows counts the rows that could be parsed; bad: the lines that could not."""
+    """A source ready for several passes. row: SQL of a row's number, from 0; num_rows counts the rows that could be parsed;
+    bad: the lines that could not."""
 
     relation: str
+    row: str
     num_rows: int
     bad: list[Bad]
     refused_lines: frozenset[int]
@@ -179,14 +182,15 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, path: Path, what: str) 
         unpacked = Path(connection.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]) / f"{what}.parquet"
         with open_text(path) as packed, unpacked.open("wb") as out:
             shutil.copyfileobj(packed, out)
-        scan = f"read_parquet({literal(str(unpacked))}, hive_partitioning = false)"
+        pattern = literal(str(unpacked))
     else:
-        scan = f"read_parquet({literal(_no_glob(path))}, hive_partitioning = false)"
+        pattern = literal(_no_glob(path))
     try:
-        columns = _describe(connection, scan)
+        columns = _describe(connection, f"read_parquet({pattern}, hive_partitioning = false)")
     except duckdb.Error as error:
         raise DataError(f"{path}: not a Parquet file that can be read ({_first_line(error)})") from None
-    return Source(str(path), scan, columns, "table")
+    return Source(str(path), f"read_parquet({pattern}, hive_partitioning = false, file_row_number = true)", columns, "table",
+                  row="file_row_number")
 
 
 def _open_csv(path: Path, kind: str, what: str) -> Source:
@@ -289,7 +293,10 @@ def _from_arrow(connection: duckdb.DuckDBPyConnection, table: pa.Table, name: st
         raise DataError(f"{name}: want distinct column names, got {listed(table.column_names)}")
     view = f"given_{what}"
     connection.register(view, table)
-    return Source(name, view, _describe(connection, view), kind)
+    columns = _describe(connection, view)
+    row = "row" + "_" * max(map(len, columns), default=0)  # longer than any name, so none is equal
+    connection.register(view, table.append_column(row, pa.array(np.arange(len(table)))))
+    return Source(name, view, columns, kind, row=row)
 
 
 def _describe(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
@@ -302,7 +309,7 @@ def stage(connection: duckdb.DuckDBPyConnection, source: Source, names: Sequence
     try:
         if source.kind in ("table", "sequences"):
             rows = connection.execute(f"SELECT count(*) FROM {source.scan}").fetchall()[0][0]
-            return Staged(f"(SELECT {wanted} FROM {source.scan})", rows, [], frozenset())
+            return Staged(source.scan, source.row, rows, [], frozenset())
         if source.broken:
             wanted += f", {quoted(source.broken)}"
         connection.execute(f"CREATE TABLE stage.{table} AS SELECT {wanted} FROM {source.scan}")
@@ -312,7 +319,7 @@ def stage(connection: duckdb.DuckDBPyConnection, source: Source, names: Sequence
         raise DataError(f"{source.name}: cannot be read ({_first_line(error)})") from None
     rows = connection.execute(f"SELECT count(*) FROM stage.{table}").fetchall()[0][0]
     refused = _refused_csv(connection, source) if source.kind == "csv" else []
-    return Staged(f"stage.{table}", rows, refused, frozenset(bad[0] for bad in refused))
+    return Staged(f"stage.{table}", "rowid", rows, refused, frozenset(bad[0] for bad in refused))
 
 
 def _refused_csv(connection: duckdb.DuckDBPyConnection, source: Source) -> list[Bad]:
