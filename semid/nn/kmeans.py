@@ -1,17 +1,18 @@
 """K-means that is fast on a processor: few points early, products in bfloat16, sums in float32.
 
-Axes: N points, D width, K centroids.
+Axes: N points, D width, K centroids, L levels.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from semid.nn.quantize import CHUNK
+from semid.nn.quantize import CHUNK, residual_codes
 
 
-def kmeans(points: Tensor, size: int, *, iterations: int = 15, generator: torch.Generator, fast: bool = True) -> Tensor:
+def kmeans(points: Tensor, size: int, *, iterations: int = 25, generator: torch.Generator, fast: bool = True) -> Tensor:
     """Return `size` centroids, float32 [K, D], of points float32 [N, D] by Lloyd's algorithm from k-means++ seeds; N >= K.
 
     The first two thirds of the iterations see a quarter of the points (at least 32 a centroid), the rest all of them.
@@ -22,7 +23,7 @@ def kmeans(points: Tensor, size: int, *, iterations: int = 15, generator: torch.
     centre = points.mean(0)
     points = points[torch.randperm(count, generator=generator).to(points.device)] - centre
     compared = points.bfloat16() if fast else points
-    centroids = _spread(points[: 16 * size], size, generator)
+    centroids = spread_seeds(points[: 16 * size], size, generator)
     few = min(count, max(count // 4, 32 * size))
     for iteration in range(iterations):
         seen = few if iteration < iterations * 2 // 3 else count
@@ -31,7 +32,22 @@ def kmeans(points: Tensor, size: int, *, iterations: int = 15, generator: torch.
     return centroids + centre
 
 
-def _spread(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def residual_kmeans(points: Tensor, levels: int, size: int, *, iterations: int = 25, generator: torch.Generator,
+                    unit_residuals: bool = False) -> Tensor:
+    """Return codebooks float32 [L, K, D] of points float32 [N, D]: k-means of what the levels before left over.
+
+    unit_residuals: scale what is left to unit length before each level (GRID).
+    """
+    codebooks, residual = [], points
+    for _ in range(levels):
+        residual = F.normalize(residual, dim=1) if unit_residuals else residual
+        codebook = kmeans(residual, size, iterations=iterations, generator=generator)
+        residual = residual_codes(residual, codebook[None])[1]
+        codebooks.append(codebook)
+    return torch.stack(codebooks)
+
+
+def spread_seeds(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Return `size` of the points, [K, D], each drawn with probability ~ squared distance to those drawn before.
 
     Source: Arthur and Vassilvitskii 2007 (k-means++).

@@ -19,13 +19,14 @@ Axes: N items, L levels, V codes of the last level, G items that share a prefix.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numba
 import numpy as np
 import torch
 
 from semid.nn.quantize import sinkhorn_plan
+from semid.tokenizers.groups import colliding_groups, group_sizes, groups
 from semid.types import SemanticIds
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,10 @@ def sinkhorn(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray, *,
     """
     codes = ids.codes.copy()
     for _ in range(rounds):
-        groups = list(_colliding_groups(codes))
-        if not groups:
+        shared = list(colliding_groups(codes))
+        if not shared:
             break
-        for rows in groups:
+        for rows in shared:
             plan = sinkhorn_plan(torch.from_numpy(distances[rows]), epsilon=epsilon, iterations=iterations)
             codes[rows, -1] = plan.argmax(1).numpy()
     repaired = SemanticIds(codes, ids.sizes, ids.order, _sourced(ids, "Sinkhorn repair"))
@@ -106,7 +107,7 @@ def collision_report(before: SemanticIds, after: SemanticIds, distances: np.ndar
     """
     levels, rows = before.levels, np.arange(len(before))
     cost = [float(distances[rows, ids.codes[:, levels - 1]].mean(dtype=np.float64)) for ids in (before, after)]
-    size_before, size_after = _group_sizes(before.codes), _group_sizes(after.codes)
+    size_before, size_after = group_sizes(before.codes), group_sizes(after.codes)
     return {
         "rate_before": 1 - before.num_distinct / len(before),
         "rate_after": 1 - after.num_distinct / len(after),
@@ -167,7 +168,7 @@ def assign_rows(cost: np.ndarray) -> np.ndarray:
 
 def _append_rank(ids: SemanticIds, key: np.ndarray, name: str, *, is_unique_zero: bool = False) -> SemanticIds:
     """Append each item's rank, by `key` [N] then row, among the items with its codes."""
-    group, size = _groups(ids.codes)
+    group, size = groups(ids.codes)
     order = np.lexsort((np.arange(len(ids)), key, group))
     first = np.concatenate([[0], np.cumsum(size)[:-1]])
     rank = np.empty(len(ids), dtype=np.int64)
@@ -191,8 +192,8 @@ def _deal_prefixes(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarr
     """
     codes, capacity = ids.codes.copy(), ids.sizes[-1]
     overflow = np.zeros(len(ids), dtype=np.int64)
-    prefix, _ = _groups(codes[:, :-1])
-    crowded = np.unique(prefix[_group_sizes(codes) > 1])
+    prefix, _ = groups(codes[:, :-1])
+    crowded = np.unique(prefix[group_sizes(codes) > 1])
     order = np.lexsort((np.arange(len(ids)), -popularity, prefix))
     begin, end = (np.searchsorted(prefix[order], crowded, side=side) for side in ("left", "right"))
     for b, e in zip(begin, end, strict=True):
@@ -205,32 +206,6 @@ def _deal_prefixes(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarr
     log.warning("%s: %d items have more neighbours under their prefix than the %d codes of the last level; "
                 "one more level tells them apart", name, (overflow > 0).sum(), capacity)
     return _with_level(codes, ids, overflow, name)
-
-
-def _groups(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (group int64 [N] of each row, size int64 [number of groups]); rows with equal codes share a group."""
-    if codes.shape[1] == 0:
-        return np.zeros(len(codes), dtype=np.int64), np.array([len(codes)])
-    order = np.lexsort(codes.T[::-1])
-    is_new = np.concatenate([[False], (codes[order[1:]] != codes[order[:-1]]).any(axis=1)])
-    group = np.empty(len(codes), dtype=np.int64)
-    group[order] = np.cumsum(is_new)
-    return group, np.bincount(group)
-
-
-def _group_sizes(codes: np.ndarray) -> np.ndarray:
-    """Return int64 [N]: how many items share each item's codes, itself included."""
-    group, size = _groups(codes)
-    return size[group]
-
-
-def _colliding_groups(codes: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the rows of each group of two or more."""
-    group, size = _groups(codes)
-    order = np.argsort(group, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(size)])
-    for g in np.flatnonzero(size > 1):
-        yield order[bounds[g]:bounds[g + 1]]
 
 
 def _sourced(ids: SemanticIds, name: str) -> str:

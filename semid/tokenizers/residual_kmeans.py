@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semid.nn.kmeans import kmeans
-from semid.nn.quantize import residual_codes
+from semid.nn.kmeans import residual_kmeans
 from semid.tokenizers import codebooks
-from semid.tokenizers.view import View, composed, want_enough
+from semid.tokenizers.view import View, composed, stored_view, view_name, want_enough
 from semid.types import Catalog, Interactions, SemanticIds
 
 
@@ -32,7 +31,7 @@ class ResidualKMeans:
     >>> ids = ResidualKMeans(("text", "cf")).fit(catalog, seed=0).assign(catalog)  # doctest: +SKIP
     """
 
-    def __init__(self, view: View, *, levels: int = 3, size: int = 256, iterations: int = 15, sample: int = 256,
+    def __init__(self, view: View, *, levels: int = 3, size: int = 256, iterations: int = 25, sample: int = 256,
                  unit_residuals: bool = False):
         self.view = view
         self.levels = levels
@@ -49,15 +48,14 @@ class ResidualKMeans:
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randperm(len(vectors), generator=generator)[: self.sample * self.size]
         points = torch.from_numpy(vectors)[rows.sort().values]
-        self.codebooks = fit_residual_kmeans(points, self.levels, self.size, iterations=self.iterations, generator=generator,
-                                             unit_residuals=self.unit_residuals)
+        self.codebooks = residual_kmeans(points, self.levels, self.size, iterations=self.iterations, generator=generator,
+                                         unit_residuals=self.unit_residuals)
         return self
 
     def assign(self, catalog: Catalog) -> SemanticIds:
         """Return the codes of the catalogue's items, old or new."""
-        name = self.view if isinstance(self.view, str) else "+".join(self.view)
         return codebooks.assign(self._vectors(catalog), self.codebooks, unit_residuals=self.unit_residuals,
-                                source=f"residual k-means of {name}")
+                                source=f"residual k-means of {view_name(self.view)}")
 
     def distances(self, catalog: Catalog, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, K]: squared distance of each item's last residual to every last-level code."""
@@ -77,22 +75,9 @@ class ResidualKMeans:
     def load(cls, path: Path) -> ResidualKMeans:
         """Read what `save` wrote."""
         tensors, settings = codebooks.load(path)
-        view = settings.pop("view")
-        tokenizer = cls(view if isinstance(view, str) else tuple(view), **settings)
+        tokenizer = cls(stored_view(settings.pop("view")), **settings)
         tokenizer.codebooks = tensors["codebooks"]
         return tokenizer
 
     def _vectors(self, catalog: Catalog) -> Tensor:
         return torch.from_numpy(composed(catalog, self.view))
-
-
-def fit_residual_kmeans(points: Tensor, levels: int, size: int, *, iterations: int, generator: torch.Generator,
-                        unit_residuals: bool = False) -> Tensor:
-    """Return codebooks float32 [L, K, D] of points float32 [N, D]: k-means of the residuals, level by level."""
-    learnt, residual = [], points
-    for _ in range(levels):
-        residual = torch.nn.functional.normalize(residual, dim=1) if unit_residuals else residual
-        codebook = kmeans(residual, size, iterations=iterations, generator=generator)
-        residual = residual_codes(residual, codebook[None])[1]
-        learnt.append(codebook)
-    return torch.stack(learnt)

@@ -23,6 +23,16 @@ def composed(catalog: Catalog, view: View) -> np.ndarray:
     return np.concatenate([part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts], axis=1)
 
 
+def view_name(view: View) -> str:
+    """Return `text` or `text+cf`, for people."""
+    return view if isinstance(view, str) else "+".join(view)
+
+
+def stored_view(view: str | list[str]) -> View:
+    """Return a view as JSON gives it back (lists for tuples)."""
+    return view if isinstance(view, str) else tuple(view)
+
+
 def want_enough(vectors: np.ndarray, size: int) -> None:
     """Raise `DataError` unless there are at least as many items as codes in a codebook."""
     if len(vectors) < size:
