@@ -82,7 +82,8 @@ class Check:
             bad = Table("file", "line", "column", "value", "reason", box=None, padding=(0, 2, 0, 0))
             for row in self.report.bad_rows.slice(0, SHOWN).to_pylist():
                 bad.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
-            parts += ["", Text(f"{self.report.bad_rows.num_rows:,} bad rows, the first {min(SHOWN, self.report.bad_rows.num_rows)}:"), bad]
+            num_bad = self.report.bad_rows.num_rows
+            parts += ["", Text(f"{num_bad:,} bad rows, the first {min(SHOWN, num_bad)}:"), bad]
         return Group(*parts)
 
 
@@ -128,15 +129,17 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
 
 
 def _for_people(s: Statistics) -> list[tuple[str, str]]:
-    spread = lambda values: ", ".join(f"{name} {value:,}" for name, value in values.items())  # noqa: E731
+    spread = lambda values: ", ".join(f"{name} {value:,}" for name, value in values.items())
     rows = [("users", f"{s.users:,}"), ("items", f"{s.items:,}"), ("events", f"{s.events:,}"), ("density", f"{s.density:.3%}"),
             ("events a user", spread(s.history_length)), ("events an item", spread(s.item_popularity)),
             ("events on the top tenth of items", f"{s.popular_share:.1%}"),
-            ("events with an item the user had before", f"{s.repeat_rate:.1%}"), ("exact duplicates", f"{s.exact_duplicates:,}"),
+            ("events with an item the user had before", f"{s.repeat_rate:.1%}"),
+            ("exact duplicates", f"{s.exact_duplicates:,}"),
             ("neighbours with equal times", f"{s.same_time_share:.1%}")]
     if s.same_day_share is not None:
         rows += [("neighbours on one day", f"{s.same_day_share:.1%}"), ("first and last day", f"{s.first_day} to {s.last_day}")]
-    return [*rows, ("users with one event", f"{s.single_event_users:,}"), ("users with fewer than 3 events", f"{s.short_users:,}"),
+    return [*rows, ("users with one event", f"{s.single_event_users:,}"),
+            ("users with fewer than 3 events", f"{s.short_users:,}"),
             ("items without events", f"{s.cold_items:,}"), ("items without text", f"{s.items_without_text:,}"),
             ("text", ", ".join(s.text_fields) or "none"),
             ("vectors", ", ".join(f"{name} [{width}]" for name, width in s.views.items()) or "none")]

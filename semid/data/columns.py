@@ -71,8 +71,8 @@ def guess(columns: Sequence[str], given: Mapping[str, str | None], roles: Mappin
         found = [[column for column in columns if plain[column] in tier and column not in given.values()] for tier in tiers]
         best = next((tier for tier in found if tier), [])
         if len(best) > 1:
-            raise DataError(f"{where}: {listed(best)} could each be the {role} column; say which with --{flag.replace('_', '-')} "
-                            f"{best[0]} ({flag}={best[0]!r})")
+            raise DataError(f"{where}: {listed(best)} could each be the {role} column; say which with "
+                            f"--{flag.replace('_', '-')} {best[0]} ({flag}={best[0]!r})")
         if best:
             chosen[role] = best[0]
             guessed.append(flag)

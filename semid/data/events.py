@@ -29,13 +29,15 @@ SHORT = {"user": "u", "item": "i", "time": "t", "position": "p", "value": "v", "
 ORDINAL_BELOW = 1e8
 """A time column whose median lies below (March 1973 in seconds) holds an order, not times."""
 
-UNITS = ((1e11, "seconds", 1), (1e14, "milliseconds", 1_000), (1e17, "microseconds", 1_000_000), (np.inf, "nanoseconds", 1_000_000_000))
+UNITS = ((1e11, "seconds", 1), (1e14, "milliseconds", 1_000), (1e17, "microseconds", 1_000_000),
+         (np.inf, "nanoseconds", 1_000_000_000))
 """(median below, unit, ticks a second): each unit covers the years 1973 to 5138."""
 
 
 @dataclass(frozen=True)
 class TimeUnit:
-    """How a time column is read. ticks: SQL of int64 ticks, which give the order; per_second: ticks in a second, None = an ordinal."""
+    """How a time column is read. ticks: SQL of int64 ticks, which give the order; per_second: ticks in a second (None = an
+    ordinal); note: what was decided, for the report."""
 
     ticks: str
     per_second: int | None
@@ -95,11 +97,13 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
     if source.broken:
         checks.append(("(line)", f"{_raw('(line)')} IS NOT NULL", "not a JSON object"))
     for role in ("user", "item"):
-        values[role] = id_text(connection, f"({rows})", _raw(role), types[role], f"{source.name}: column {columns[role]!r}", notes)
+        where = f"{source.name}: column {columns[role]!r}"
+        values[role] = id_text(connection, f"({rows})", _raw(role), types[role], where, notes)
         checks.append((role, f"{SHORT[role]} IS NULL", f"no {role} id"))
     unit = None
     if "time" in columns:
-        unit = time_unit(connection, f"({rows})", _raw("time"), types["time"], f"{source.name}: time column {columns['time']!r}")
+        where = f"{source.name}: time column {columns['time']!r}"
+        unit = time_unit(connection, f"({rows})", _raw("time"), types["time"], where)
         notes.append(unit.note)
         values["time"] = unit.ticks
         absent = f"{_raw('time')} IS NULL" + (f" OR {_text(_raw('time'))} IS NULL" if types["time"] == "VARCHAR" else "")
@@ -150,7 +154,8 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
 
     connection.register("known_items", pa.table({"id": pa.array(known_items.tolist(), pa.string()),
                                                  "n": pa.array(np.arange(len(known_items), dtype=np.int32))}))
-    connection.execute("CREATE TEMP TABLE user_rows AS SELECT id, CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS n FROM "
+    connection.execute("CREATE TEMP TABLE user_rows AS "
+                       "SELECT id, CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS n FROM "
                        "(SELECT u AS id, min(row) AS first FROM events WHERE bad IS NULL GROUP BY u)")
     connection.execute("CREATE TEMP TABLE item_rows AS SELECT id, n FROM known_items UNION ALL "
                        f"SELECT id, CAST({len(known_items)} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) FROM "
@@ -174,18 +179,19 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
         selected["split"] = ("CAST(e.s AS TINYINT)", np.int8)
     actions: tuple[str, ...] = ()
     if "action" in events.columns:
-        connection.execute("CREATE TEMP TABLE action_rows AS SELECT a, CAST(row_number() OVER (ORDER BY a) - 1 AS INTEGER) AS n FROM "
+        connection.execute("CREATE TEMP TABLE action_rows AS "
+                           "SELECT a, CAST(row_number() OVER (ORDER BY a) - 1 AS INTEGER) AS n FROM "
                            "(SELECT DISTINCT a FROM events WHERE bad IS NULL)")
         actions = tuple(_column(connection, "SELECT a FROM action_rows ORDER BY n").tolist())
         if len(actions) > np.iinfo(np.int16).max:
-            raise DataError(f"{events.source.name}: action column {events.columns['action']!r} has {len(actions):,} different values; "
-                            "want at most 32,767, so it is probably not an action; name another with --action")
+            raise DataError(f"{events.source.name}: action column {events.columns['action']!r} has {len(actions):,} values; want "
+                            "at most 32,767; it is probably not an action, name another with --action")
         selected["action"] = ("CAST(action_rows.n AS SMALLINT)", np.int16)
         joins += " JOIN action_rows ON action_rows.a = e.a"
     within = [] if in_file_order else [SHORT[role] for role in ("position", "time") if role in events.columns]
     order = ", ".join(["user_rows.n", *(f"e.{short}" for short in within), "e.row"])
-    query = (f"SELECT {', '.join(f'{sql} AS {name}_' for name, (sql, _) in selected.items())} FROM (SELECT * FROM events WHERE bad IS NULL) e "
-             f"{joins} ORDER BY {order}")
+    selection = ", ".join(f"{sql} AS {name}_" for name, (sql, _) in selected.items())
+    query = f"SELECT {selection} FROM (SELECT * FROM events WHERE bad IS NULL) e {joins} ORDER BY {order}"
 
     num = events.staged.num_rows - events.num_bad
     columns = {name: np.empty(num, dtype) for name, (_, dtype) in selected.items()}
@@ -196,8 +202,8 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
             columns[name][begin:end] = column.to_numpy(zero_copy_only=False)
         begin = end
     assert begin == num, (begin, num)
-    return Arrays(**{name: columns.get(name) for name in ("row", "user", "item", "time", "position", "value", "action", "split")},  # type: ignore[arg-type]
-                  user_ids=user_ids, item_ids=item_ids, actions=actions)
+    return Arrays(columns["row"], columns["user"], columns["item"], columns.get("time"), columns.get("position"),
+                  columns.get("value"), columns.get("action"), columns.get("split"), user_ids, item_ids, actions)
 
 
 def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str, notes: list[str]) -> str:
@@ -212,7 +218,8 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
     if type_ != "VARCHAR" and not type_.startswith("ENUM"):
         raise DataError(f"{where}: want strings or whole numbers as ids, got {type_}; cast it first or name another column")
     found = _text(column if type_ == "VARCHAR" else f"CAST({column} AS VARCHAR)")
-    as_floats = "SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) FROM (SELECT {} AS x FROM {}{}) WHERE x IS NOT NULL"
+    as_floats = ("SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) "
+                 "FROM (SELECT {} AS x FROM {}{}) WHERE x IS NOT NULL")
     if not all(connection.execute(as_floats.format(found, relation, limit)).fetchall()[0][0] for limit in (" LIMIT 1000", "")):
         return found
     notes.append(f"{where}: every id ends in '.0', as floats are written; '1.0' is read as '1'")
@@ -220,7 +227,7 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
 
 
 def _text(column: str) -> str:
-    """SQL for a text that is not blank and none of `MISSING`, else null. Only texts that begin with a blank are trimmed, for speed."""
+    """SQL for a text that is neither blank nor one of `MISSING`, else null. Trims only what begins with a blank, for speed."""
     return (f"CASE WHEN {column} >= '!' THEN CASE WHEN {column} NOT IN ({', '.join(map(literal, MISSING))}) THEN {column} END "
             f"WHEN trim({column}, ' \t\r\n') <> '' THEN {column} END")
 
@@ -240,8 +247,8 @@ def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str,
         f"FROM (SELECT {number} AS d, {moment} AS m FROM {relation})").fetchall()[0]
     if not numbers and not moments:
         example = connection.execute(f"SELECT any_value(CAST({column} AS VARCHAR)) FROM {relation}").fetchall()[0][0]
-        raise DataError(f"{where}: want Unix time, dates or ISO 8601 text, got none"
-                        + (f" but values such as {example!r}" if example else " (the column is empty)") + "; name another with --time")
+        got = f"values such as {example!r}" if example else "an empty column"
+        raise DataError(f"{where}: want Unix time, dates or ISO 8601 text, got {got}; name another with --time")
     if moments > numbers:
         return TimeUnit(f"epoch_us({moment})", 1_000_000, f"{where}: text dates, read as UTC where no zone is given")
     if abs(median) < ORDINAL_BELOW:
@@ -251,12 +258,9 @@ def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str,
         return TimeUnit(f"TRY_CAST({column} AS BIGINT)", per_second, f"{where}: {name} since 1970, told by their size")
     # Fractions of a second matter for the order: ticks of a microsecond (or the finer unit of the column).
     scale = max(1, 1_000_000 // per_second)
-    # 2**53: beyond it a double would lose ticks, so whole numbers as text go the exact way.
-    ticks = f"CASE WHEN isfinite({number}) AND abs({number}) < {9e18 / scale!r} THEN CAST(floor({number} * {scale}) AS BIGINT) END"
-    whole = f"TRY_CAST({column} AS BIGINT)" if type_ == "VARCHAR" else "NULL"
-    exact = f"regexp_full_match(trim({column}), '[+-]?[0-9]{{1,12}}')" if type_ == "VARCHAR" else "false"
-    return TimeUnit(f"CASE WHEN {exact} THEN {whole} * {scale} ELSE {ticks} END", per_second * scale,
-                    f"{where}: {name} since 1970, told by their size")
+    ticks = (f"CASE WHEN isfinite({number}) AND abs({number}) < {9e18 / scale!r} "
+             f"THEN CAST(floor({number} * {scale}) AS BIGINT) END")
+    return TimeUnit(ticks, per_second * scale, f"{where}: {name} since 1970, told by their size")
 
 
 def _whole(column: str, type_: str) -> str:

@@ -27,15 +27,18 @@ def drop_duplicates(arrays: Arrays, keep: Literal["first", "last"]) -> Step:
 
 
 def keep_core(arrays: Arrays, user_core: int, item_core: int) -> tuple[Step, np.ndarray]:
-    """Drop users and items with fewer events until none is left, in place. Returns the step and the items that stay, bool [N]."""
+    """Drop users and items with fewer events, in place, until none is left to drop.
+
+    Returns the step and the items that stay, bool [N].
+    """
     before, rounds = len(arrays.user), 0
     while True:
         of_user = np.bincount(arrays.user, minlength=len(arrays.user_ids))
         of_item = np.bincount(arrays.item, minlength=len(arrays.item_ids))
         keep = (of_user[arrays.user] >= user_core) & (of_item[arrays.item] >= item_core)
         if keep.all():
-            return Step("events", "k-core", before, len(arrays.user),
-                        f"users with >= {user_core} and items with >= {item_core} events, {rounds} rounds"), of_item >= item_core
+            note = f"users with >= {user_core} and items with >= {item_core} events, {rounds} rounds"
+            return Step("events", "k-core", before, len(arrays.user), note), of_item >= item_core
         arrays.take(keep)
         rounds += 1
 

@@ -1,7 +1,7 @@
 """Files and tables of every kind as one thing: a `Source` that DuckDB can scan.
 
-Kinds: "table" (Parquet and in-memory tables: typed columns, cheap to scan twice), "csv" (CSV, TSV and RecBole's atomic files: all
-columns arrive as text, so that one set of checks serves all), "jsonl" (JSON Lines: text as well), "sequences" (LETTER's JSON).
+Kinds: "table" (Parquet and in-memory tables: typed columns, cheap to scan twice), "csv" (CSV, TSV and RecBole's atomic files:
+all columns arrive as text, so that one set of checks serves all), "jsonl" (JSON Lines: text as well), "sequences" (LETTER's).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from semid.data.columns import listed
 from semid.errors import DataError, did_you_mean
 
 ENDINGS = {".inter.json": "sequences", ".item.json": "letter_items", ".inter": "recbole", ".item": "recbole",
-           ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".txt": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-           ".json": "jsonl"}
+           ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".txt": "csv", ".tsv": "tsv",
+           ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 """What a file is, by the end of its name; each also with `.gz` behind it. Longer endings come first."""
 
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
@@ -41,7 +41,7 @@ Bad = tuple[int, str, str | None, str]
 @dataclass(frozen=True)
 class Source:
     """A table that can be scanned. scan: SQL of the relation; columns: {name: DuckDB type} in source order;
-    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row at all."""
+    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row."""
 
     name: str
     scan: str
@@ -69,12 +69,12 @@ class Staged:
 def workspace() -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection with bounded memory and a temporary folder of its own, both gone afterwards."""
     folder = tempfile.mkdtemp(prefix="semid-read-")
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder, "autoinstall_known_extensions": "false",
-                                        "autoload_known_extensions": "false"})
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder,
+                                        "autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")
-        connection.execute(f"ATTACH {literal(folder + '/stage.duckdb')} AS stage")  # on disk: compressed, and not counted as memory
+        connection.execute(f"ATTACH {literal(folder + '/stage.duckdb')} AS stage")  # on disk, where DuckDB compresses
         yield connection
     except duckdb.OutOfMemoryException as error:
         raise DataError(f"not enough memory or temporary disk in {folder}: {_first_line(error)}; "
@@ -97,15 +97,17 @@ def quoted(name: str) -> str:
 def locate(events: Any, items: Any) -> tuple[Any, Any, dict[str, Path]]:
     """Return (events, items, feature files): a folder is replaced by the files in it, anything else is passed on.
 
-    A folder holds `interactions.*` (or `*.inter`, `*.inter.json`), maybe `items.*` (`*.item`, `*.item.json`) and `features/*.npy`.
+    A folder holds `interactions.*` (or `*.inter`, `*.inter.json`), and maybe `items.*` (or `*.item`, `*.item.json`) and
+    `features/*.npy`.
     """
     if not isinstance(events, (str, Path)) or not Path(events).is_dir():
         return events, items, {}
     folder = Path(events)
     found = _find(folder, ("interactions", "events"), (".inter", ".inter.json"))
     if found is None:
-        raise DataError(f"{folder}: want a file interactions.* (parquet, csv, tsv, jsonl, each also .gz), *.inter or *.inter.json, "
-                        f"got a folder with {listed(sorted(p.name for p in folder.iterdir())) or 'nothing in it'}; name the file itself")
+        content = listed(sorted(path.name for path in folder.iterdir())) or "nothing in it"
+        raise DataError(f"{folder}: want interactions.* (parquet, csv, tsv, jsonl, each also .gz), *.inter or *.inter.json, "
+                        f"got a folder with {content}; name the file itself")
     if items is None:
         items = _find(folder, ("items", "catalog"), (".item", ".item.json"))
     return found, items, {path.stem: path for path in sorted((folder / "features").glob("*.npy"))}
@@ -209,23 +211,25 @@ def _open_csv(path: Path, kind: str, what: str) -> Source:
         other = next((f"; it looks separated by {word}s: end its name in {'.tsv' if mark == chr(9) else '.csv'}"
                       for mark, word in DELIMITERS.items() if mark != delimiter and mark in line), "")
         want = DELIMITERS[delimiter] if kind != "csv" else "comma, tab, semicolon or bar"
-        raise DataError(f"{path}:1: want columns separated by {want}, got one column {line[:80]!r}{other or '; write it with commas'}")
+        raise DataError(f"{path}:1: want columns separated by {want}, got one column {line[:80]!r}"
+                        f"{other or '; write it with commas'}")
     types: dict[str, str] = {}
     if kind == "recbole":
         pairs = [name.partition(":") for name in names]
         names, types = [name for name, _, _ in pairs], {name: type_ for name, _, type_ in pairs}
     if len(set(names)) < len(names) or "" in names:
         twice = next(name for name in names if names.count(name) > 1 or not name)
-        raise DataError(f"{path}:1: want distinct column names, got {twice!r} {'empty' if not twice else 'twice'} in {line[:80]!r}")
+        raise DataError(f"{path}:1: want a name of its own for each column, got {twice!r} in {line[:80]!r}")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     scan = (f"read_csv({literal(_no_glob(path))}, auto_detect = false, header = true, delim = {literal(delimiter)}, "
-            f"quote = {literal(quote)}, escape = {literal(quote)}, columns = {{{columns}}}, store_rejects = true, rejects_limit = 0, "
-            "hive_partitioning = false, max_line_size = 33554432)")
+            f"quote = {literal(quote)}, escape = {literal(quote)}, columns = {{{columns}}}, store_rejects = true, "
+            "rejects_limit = 0, hive_partitioning = false, max_line_size = 33554432)")
     sequences = [name for name, type_ in types.items() if type_.endswith("_seq")]
     if sequences:
         split = ", ".join(f"string_split({quoted(name)}, ' ') AS {quoted(name)}" for name in sequences)
         scan = f"(SELECT * REPLACE ({split}) FROM {scan})"
-    return Source(str(path), scan, {name: "VARCHAR[]" if name in sequences else "VARCHAR" for name in names}, "csv", path, quote)
+    types = {name: "VARCHAR[]" if name in sequences else "VARCHAR" for name in names}
+    return Source(str(path), scan, types, "csv", path, quote=quote)
 
 
 def _cells(line: str, delimiter: str, quote: str) -> list[str]:
@@ -246,12 +250,13 @@ def _open_jsonl(connection: duckdb.DuckDBPyConnection, path: Path, what: Literal
     # Events are many and read as text; items are few and get the types that all of them agree on.
     sample = f"(SELECT * FROM {lines} LIMIT 100000)" if what == "events" else lines
     try:
-        structure = connection.execute(f"SELECT json_group_structure(line) FROM {sample} WHERE json_type(line) = 'OBJECT'").fetchall()[0][0]
+        structure = connection.execute(f"SELECT json_group_structure(line) FROM {sample} "
+                                       "WHERE json_type(line) = 'OBJECT'").fetchall()[0][0]
     except duckdb.Error as error:
         raise DataError(f"{path}: not JSON Lines ({_first_line(error)}); want one object a line") from None
     keys: dict[str, Any] = json.loads(structure) if structure else {}
     if not keys:
-        raise DataError(f"{path}: want JSON Lines, one object {{\"user_id\": ..., \"item_id\": ...}} a line, found no such line")
+        raise DataError(f"{path}: want JSON Lines, one object {{\"user_id\": ..., \"item_id\": ...}} a line, got no such line")
     columns = {key: _json_type(type_) if what == "items" else "VARCHAR" for key, type_ in keys.items()}
     parts = [_json_value(key, type_) + f" AS {quoted(key)}" for key, type_ in columns.items()]
     broken = "broken" + "_" * max(map(len, columns))  # longer than any key, so none has this name
@@ -280,7 +285,8 @@ def _to_arrow(source: Any, what: str) -> pa.Table:
     try:
         table = pa.table(source)
     except pa.ArrowException as error:
-        raise DataError(f"{what}: a column mixes types ({'; '.join(map(str, error.args))}); make it one type, such as str") from None
+        reason = "; ".join(map(str, error.args))
+        raise DataError(f"{what}: a column mixes types ({reason}); make it one type, such as str") from None
     except TypeError:
         raise DataError(f"{what}: want a path or a pandas, polars, Arrow or DuckDB table, got {type(source).__name__}"
                         + ("; call .collect() first" if type(source).__name__ == "LazyFrame" else "")) from None
@@ -304,7 +310,7 @@ def _describe(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str,
 
 
 def stage(connection: duckdb.DuckDBPyConnection, source: Source, names: Sequence[str], table: str) -> Staged:
-    """Make the columns `names` ready for several passes: text is parsed once into a compressed copy, tables stay where they are."""
+    """Make columns ready for several passes: text is parsed once into a compressed copy, tables stay where they are."""
     wanted = ", ".join(quoted(name) for name in names)
     try:
         if source.kind in ("table", "sequences"):
@@ -331,7 +337,8 @@ def _refused_csv(connection: duckdb.DuckDBPyConnection, source: Source) -> list[
         return []
     starts = np.asarray([row[1] for row in rows])
     lines = _lines_at(source, starts)
-    return [(int(line), "(line)", str(text).strip("\r\n")[:80], str(message)) for line, (_, _, text, message) in zip(lines, rows)]
+    return [(int(line), "(line)", str(text).strip("\r\n")[:80], str(message))
+            for line, (_, _, text, message) in zip(lines, rows)]
 
 
 def _lines_at(source: Source, starts: np.ndarray) -> np.ndarray:

@@ -39,23 +39,25 @@ def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: st
     """Return the items of a source. Bad are rows without an id and ids that an earlier row has."""
     notes: list[str] = []
     staged = stage(connection, source, list(source.columns), "items")
-    id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], f"{source.name}: column {column!r}", notes)
+    where = f"{source.name}: column {column!r}"
+    id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], where, notes)
     broken = f", {quoted(source.broken)}" if source.broken else ""
     ids = connection.sql(f"SELECT {id_} AS id{broken} FROM {staged.relation}").to_arrow_table()
-    table = connection.sql(f"SELECT {', '.join(_typed(connection, source, staged.relation))} FROM {staged.relation}").to_arrow_table()
+    typed = ", ".join(_typed(connection, source, staged.relation))
+    table = connection.sql(f"SELECT {typed} FROM {staged.relation}").to_arrow_table()
     values = ids.column(0).to_pylist()
-    lines = ids.column(1).to_pylist() if source.broken else [None] * len(values)
+    unparsed = ids.column(1).to_pylist() if source.broken else [None] * len(values)
     first: dict[str, int] = {}
-    wrong: list[tuple[int, str, str | None, str]] = []
-    for row, (value, line) in enumerate(zip(values, lines)):
+    wrong: list[Bad] = []  # with rows from 0, until their lines are known
+    for row, (value, line) in enumerate(zip(values, unparsed)):
         if line is not None:
             wrong.append((row, "(line)", line[:80], "not a JSON object"))
         elif value is None:
             wrong.append((row, column, None, "no item id"))
         elif first.setdefault(value, row) != row:
             wrong.append((row, column, value[:80], "an item id that an earlier row has"))
-    where = lines_of(source, staged, np.asarray([row for row, *_ in wrong], dtype=np.int64)).tolist()
-    bad: list[Bad] = staged.bad + [(line, *rest) for line, (_, *rest) in zip(where, wrong)]  # type: ignore[misc]
+    lines = lines_of(source, staged, np.asarray([row for row, *_ in wrong], dtype=np.int64)).tolist()
+    bad = staged.bad + [(line, at, value, reason) for line, (_, at, value, reason) in zip(lines, wrong)]
     kept = np.fromiter(first.values(), dtype=np.int64, count=len(first))
     if not len(kept):
         raise DataError(f"{source.name}: want at least one item, got none with an id in column {column!r}")
@@ -73,8 +75,8 @@ def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str)
                       f"bool_and(TRY_CAST({quoted(n)} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({quoted(n)}, '^-?0[0-9]')) "
                       f"FILTER ({quoted(n)} IS NOT NULL)" for n in texts)
     found = connection.execute(f"SELECT {tests} FROM {relation}").fetchall()[0]
-    types = {name: "BIGINT" if found[2 * k] else "DOUBLE" if found[2 * k + 1] else "VARCHAR" for k, name in enumerate(texts)}
-    return [f"CAST({quoted(name)} AS {types[name]}) AS {quoted(name)}" if types.get(name, "VARCHAR") != "VARCHAR" else quoted(name)
+    types = {name: "BIGINT" if found[2 * k] else "DOUBLE" for k, name in enumerate(texts) if found[2 * k] or found[2 * k + 1]}
+    return [f"CAST({quoted(name)} AS {types[name]}) AS {quoted(name)}" if name in types else quoted(name)
             for name in source.columns]
 
 
@@ -86,7 +88,8 @@ def attributes(items: Items | None, ids: np.ndarray, id_column: str) -> pa.Table
     unseen = len(ids) - items.table.num_rows
     index = pa.array([*range(items.table.num_rows), *([None] * unseen)], pa.int64())
     table = items.table.take(index) if unseen else items.table
-    return table.set_column(table.schema.get_field_index(items.column), items.column, id_array).replace_schema_metadata(None).combine_chunks()
+    place = table.schema.get_field_index(items.column)
+    return table.set_column(place, items.column, id_array).replace_schema_metadata(None).combine_chunks()
 
 
 def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str, list[str]]:
@@ -100,8 +103,10 @@ def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str,
                 raise DataError(f"{where}: no column {name!r} for --text{did_you_mean(name, table.column_names)}; "
                                 f"the columns are: {listed(table.column_names)}")
             if not _is_text(table.schema.field(name).type):
-                raise DataError(f"{where}: --text {name}: want strings or lists of strings, got {table.schema.field(name).type}")
-    names = given if given is not None else [field.name for field in table.schema if _is_text(field.type) and not is_identifier(field.name)]
+                type_ = table.schema.field(name).type
+                raise DataError(f"{where}: --text {name}: want strings or lists of strings, got {type_}")
+    guessed = [field.name for field in table.schema if _is_text(field.type) and not is_identifier(field.name)]
+    names = guessed if given is None else given
     return {name: [_joined(value) for value in table.column(name).to_pylist()] for name in names}
 
 
@@ -138,8 +143,9 @@ def _view(name: str, source: Path | str | np.ndarray, items: Items | None, ids: 
     vectors[:len(items.kept)] = array[items.kept]
     wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(wrong):
-        raise DataError(f"{where}: want finite numbers, got NaN or infinity in {len(wrong):,} rows, the first {items.kept[wrong[0]]} "
-                        f"(from 0; item {ids[wrong[0]]!r}); drop those items or give them zero vectors")
+        row = int(wrong[0])
+        raise DataError(f"{where}: want finite numbers, got NaN or infinity in {len(wrong):,} rows, first in {items.kept[row]} "
+                        f"(from 0; item {ids[row]!r}); drop those items or give them zero vectors")
     return vectors
 
 

@@ -54,7 +54,8 @@ def _column(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except pa.ArrowException:  # mixed types: keep strings, write the rest as JSON
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values], pa.string())
+        texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+        return pa.array(texts, pa.string())
 
 
 def read_index_json(path: str | Path, items: IdMap, sizes: Sequence[int] | None = None) -> SemanticIds:
@@ -68,14 +69,16 @@ def read_index_json(path: str | Path, items: IdMap, sizes: Sequence[int] | None 
     rows = items.rows(list(index))
     if (unknown := int((rows < 0).sum())):
         first = next(item for item, row in zip(index, rows.tolist()) if row < 0)
-        log.warning("%s: %d of %d items are not in the catalogue and were left out, the first %r", path, unknown, len(index), first)
+        log.warning("%s: %d of %d items are not in the catalogue, the first %r; left out", path, unknown, len(index), first)
     if (missing := [item for item in items.ids.tolist() if item not in index]):
-        raise DataError(f"{path}: want codes for all {len(items):,} items, got none for {len(missing):,}, the first {missing[0]!r}; "
+        raise DataError(f"{path}: want codes for all {len(items):,} items, got none for {len(missing):,}, "
+                        f"the first {missing[0]!r}; "
                         "drop those items, or use the index that belongs to this data")
     return codes_of_tokens([index[item] for item in items.ids.tolist()], items, str(path), sizes)
 
 
-def codes_of_tokens(tokens: Sequence[Sequence[str] | None], items: IdMap, source: str, sizes: Sequence[int] | None = None) -> SemanticIds:
+def codes_of_tokens(tokens: Sequence[Sequence[str] | None], items: IdMap, source: str,
+                    sizes: Sequence[int] | None = None) -> SemanticIds:
     """Return codes from one token list an item, `["<a_1>", "<b_2>"]`, in item order; also what a `letter_sid` column holds.
 
     Level l carries letter l of the alphabet, so that a shuffled or truncated list is an error and not another code.

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from semid.data import columns as names
 from semid.data import events as event_rows
-from semid.data import items as item_rows
 from semid.data import filters
+from semid.data import items as item_rows
 from semid.data.formats import Source, lines_of, locate, open_source, stage, workspace
 from semid.data.report import SHOWN, ReadReport, Step, bad_rows_table, fail_on
 from semid.errors import DataError
@@ -130,8 +130,8 @@ def read(
     if min_history:
         steps.append(filters.keep_long_histories(arrays, min_history))
     if not len(arrays.user):
-        raise DataError(f"{source.name}: no event is left; " + "; ".join(f"{s.name} ({s.note}) removed {s.removed:,}" for s in steps)
-                        + "; lower user_core, item_core or min_history")
+        removed = "; ".join(f"{step.name} ({step.note}) removed {step.removed:,}" for step in steps)
+        raise DataError(f"{source.name}: no event is left; {removed}; lower user_core, item_core or min_history")
     time_values, unit = _times(arrays, checked, in_file_order, notes, warnings)
 
     id_column = catalogue.column if catalogue else "item_id"
@@ -182,8 +182,8 @@ def _open_events(connection: duckdb.DuckDBPyConnection, events: Any, given: Mapp
     if in_file_order:
         chosen.chosen.pop("position", None)
     elif not {"time", "position"} & set(chosen.chosen):
-        raise DataError(f"{source.name}: no time or position column found among {names.listed(source.columns)}; name one with --time or "
-                        "--position, or say --order file (order=\"file\") if the rows stand in the order of time")
+        raise DataError(f"{source.name}: no time or position column found among {names.listed(source.columns)}; name one with "
+                        "--time or --position, or say --order file (order=\"file\") if the rows stand in the order of time")
     return source, chosen, in_file_order
 
 
@@ -213,17 +213,18 @@ def _times(arrays: event_rows.Arrays, checked: event_rows.Events, in_file_order:
         return arrays.time, unit
     falls = int(((np.diff(arrays.time) < 0) & (np.diff(arrays.user) == 0)).sum())
     if falls:
-        warnings.append(f"{name}: {by} contradicts the times for {falls:,} pairs of neighbours; it wins, and the times are not used")
+        warnings.append(f"{name}: {by} contradicts the times of {falls:,} neighbours; it wins, and the times are not used")
         return ordinal, "ordinal"
     notes.append(f"{name}: {by} orders the events of a user; the times agree with it")
     return arrays.time, unit
 
 
-def _compare(interactions: Interactions, catalog: Catalog, num_known: int, name: str, notes: list[str], warnings: list[str]) -> None:
+def _compare(interactions: Interactions, catalog: Catalog, num_known: int, name: str, notes: list[str],
+             warnings: list[str]) -> None:
     """Say which items only one of the two tables holds, and which have no text."""
     if len(catalog) > num_known:
-        warnings.append(f"{len(catalog) - num_known:,} items of the events are not in {name}, the first {catalog.items.ids[num_known]!r}; "
-                        "kept with empty attributes")
+        warnings.append(f"{len(catalog) - num_known:,} items of the events are not in {name}, the first "
+                        f"{catalog.items.ids[num_known]!r}; kept with empty attributes")
     idle = int((interactions.counts[:num_known] == 0).sum())
     if idle:
         notes.append(f"{name}: {idle:,} items have no event; they are kept and can be recommended")
@@ -243,7 +244,8 @@ def fingerprint(interactions: Interactions, catalog: Catalog) -> str:
     digest = hashlib.sha256(interactions.time_unit.encode())
     for ids in (interactions.users.ids, interactions.items.ids):
         digest.update("\0".join(ids.tolist()).encode())
-    for column in (interactions.user, interactions.item, interactions.time, interactions.action, interactions.value, interactions.split):
+    e = interactions
+    for column in (e.user, e.item, e.time, e.action, e.value, e.split):
         digest.update(b"-" if column is None else np.ascontiguousarray(column).view(np.uint8).data)
     with duckdb.connect() as connection:
         connection.register("attributes", catalog.table)

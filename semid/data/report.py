@@ -79,7 +79,8 @@ class ReadReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; bad rows as their number and the first ones."""
-        return {"events": self.events, "items": self.items, "event_columns": self.event_columns, "item_columns": self.item_columns,
+        return {"events": self.events, "items": self.items,
+                "event_columns": self.event_columns, "item_columns": self.item_columns,
                 "guessed": list(self.guessed), "text": list(self.text), "actions": list(self.actions),
                 "steps": [{"table": s.table, "name": s.name, "before": s.before, "after": s.after, "note": s.note}
                           for s in self.steps],
@@ -93,7 +94,7 @@ class ReadReport:
         try:
             pyarrow.csv.write_csv(self.bad_rows, str(path))
         except OSError as error:
-            raise DataError(f"{path}: the bad rows cannot be written ({error}); name a file in a folder you may write to") from None
+            raise DataError(f"{path}: the bad rows cannot be written ({error}); name another file") from None
 
 
 def _flag(table: str, role: str) -> str:

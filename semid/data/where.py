@@ -18,18 +18,24 @@ from semid.data.columns import listed
 from semid.errors import DataError, did_you_mean
 from semid.types import Catalog
 
-FUNCTIONS = frozenset("""
-    lower upper trim ltrim rtrim length len strlen contains starts_with prefix ends_with suffix substring substr left right replace
-    regexp_matches regexp_full_match concat
-    list_contains list_has array_contains array_has list_has_any list_has_all array_has_any array_has_all list_value list_position
-    abs round floor ceil ceiling least greatest coalesce ifnull nullif isnan isfinite sqrt ln log10 exp pow power
-    year month day hour date_part epoch make_date
-    + - * / // % || && @> <@ ^ ** ~~ !~~ ~~* !~~* ~ !~ ^@ like_escape not_like_escape ilike_escape not_ilike_escape array_extract struct_extract
-""".split())
+FUNCTIONS = frozenset([
+    "lower", "upper", "trim", "ltrim", "rtrim", "length", "len", "strlen", "contains", "starts_with", "prefix", "ends_with",
+    "suffix", "substring", "substr", "left", "right", "replace", "regexp_matches", "regexp_full_match", "concat",
+    "list_contains", "list_has", "array_contains", "array_has", "list_has_any", "list_has_all", "array_has_any",
+    "array_has_all", "list_value", "list_position", "abs", "round", "floor", "ceil", "ceiling", "least", "greatest", "coalesce",
+    "ifnull", "nullif", "isnan", "isfinite", "sqrt", "ln", "log10", "exp", "pow", "power",
+    "year", "month", "day", "hour", "date_part", "epoch", "make_date",
+    "+", "-", "*", "/", "//", "%", "||", "&&", "@>", "<@", "^", "**", "~~", "!~~", "~~*", "!~~*", "~", "!~", "^@",
+    "like_escape", "not_like_escape", "ilike_escape", "not_ilike_escape", "array_extract", "struct_extract",
+])
 """What may be called; operators are functions too."""
 
-CLASSES = frozenset({"COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "FUNCTION", "BETWEEN", "CASE", "CAST", "TYPE"})
+CLASSES = frozenset(["COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "FUNCTION", "BETWEEN", "CASE", "CAST",
+                     "TYPE"])
 """Kinds of expressions that may appear. No subqueries, windows, lambdas, parameters or stars."""
+
+LONGEST = 20_000
+"""Characters of a condition."""
 
 _BEFORE = "SELECT (\n"
 
@@ -44,7 +50,9 @@ def mask(catalog: Catalog, where: str) -> np.ndarray:
 
     Raises `DataError` for a syntax error (with its place), an unknown column or function, and where no item matches.
     """
-    locked = {"enable_external_access": "false", "autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    locked: dict[str, str | bool | int | float | list[str]] = {
+        "enable_external_access": False, "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False}
     with duckdb.connect(config=locked) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET lock_configuration = true")
@@ -69,12 +77,16 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
     """Return the tree of the expression, after making sure that it is one expression and nothing else."""
     if not where.strip():
         raise DataError("--where: want a condition such as \"price < 20\", got nothing")
-    one, empty = (json.loads(connection.execute("SELECT json_serialize_sql(?)", [f"{_BEFORE}{text}\n) FROM catalog"]).fetchall()[0][0])
+    if len(where) > LONGEST:
+        raise DataError(f"--where: want at most {LONGEST:,} characters, got {len(where):,}; put long lists into a column")
+    one, empty = (connection.execute("SELECT json_serialize_sql(?)", [f"{_BEFORE}{text}\n) FROM catalog"]).fetchall()[0][0]
                   for text in (where, "true"))
+    one, empty = json.loads(one), json.loads(empty)
     if one["error"]:
-        place = one.get("position")
-        at = f" at character {int(place) - len(_BEFORE) + 1}" if place and len(_BEFORE) <= int(place) <= len(_BEFORE) + len(where) else ""
-        raise DataError(f"--where {where!r}: {one['error_message']}{at}; want a condition such as \"category = 'x' and price < 20\"")
+        place = int(one.get("position", -1)) - len(_BEFORE)
+        at = f"at character {place + 1}" if 0 <= place < len(where) else "at the end"
+        message = one["error_message"].split("\n")[0]
+        raise DataError(f"--where {where[:200]!r}: {message}, {at}; want a condition such as \"category = 'x' and price < 20\"")
     nodes = [statement["node"] for statement in one["statements"]]
     rest, plain = ([_without_places({k: v for k, v in node.items() if k != "select_list"}) for node in group]
                    for group in (nodes, [empty["statements"][0]["node"]]))
@@ -99,12 +111,12 @@ def _allow(value: Any, where: str, columns: list[str]) -> None:
         return
     kind = value.get("class")
     if kind is not None and kind not in CLASSES:
-        raise DataError(f"--where {where!r}: a {kind.lower()} may not appear in a condition; want comparisons of columns with values")
+        raise DataError(f"--where {where!r}: a {kind.lower()} may not appear in a condition; want comparisons of columns")
     if kind == "COLUMN_REF":
         name = value["column_names"][0]
         if name.lower() not in (column.lower() for column in columns):
-            raise DataError(f"--where {where!r}: unknown column {name!r}{did_you_mean(name, columns)}; the columns are: {listed(columns)}. "
-                            "Text goes in single quotes: category = 'x'")
+            raise DataError(f"--where {where!r}: unknown column {name!r}{did_you_mean(name, columns)}; "
+                            f"the columns are: {listed(columns)}. Text goes in single quotes: category = 'x'")
     if kind == "FUNCTION" and value["function_name"].lower() not in FUNCTIONS:
         name = value["function_name"]
         raise DataError(f"--where {where!r}: unknown function {name!r}{did_you_mean(name, FUNCTIONS)}; "
@@ -122,6 +134,6 @@ def _hint(catalog: Catalog, error: Exception) -> str:
     import pyarrow as pa
 
     lists = [field.name for field in catalog.table.schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
-    if "[]" not in str(error) and "list" not in str(error).lower() or not lists:
+    if ("[]" not in str(error) and "list" not in str(error).lower()) or not lists:
         return ""
     return f"; {listed(lists)} hold lists: ask with list_contains({lists[0]}, 'x') or 'x' in {lists[0]}"
