@@ -13,7 +13,7 @@ from semid.errors import ConfigError, did_you_mean
 def override(config: Any, settings: Mapping[str, object]) -> Any:
     """Return a copy of a (nested) frozen dataclass with `settings` such as {"epochs": 3, "optimization.clip": "1.0"}.
 
-    Text values (from a command line) are read as JSON where that works, as plain text otherwise.
+    Text (from a command line) is read as JSON, none, true or false where the default isn't text itself.
     Raises `ConfigError` for unknown names, with the nearest right one, and for values of the wrong type.
     """
     from pydantic import TypeAdapter, ValidationError
@@ -38,7 +38,7 @@ def _put(values: dict, config: Any, path: str, value: object) -> None:
         if not dataclasses.is_dataclass(config):
             raise ConfigError(f"setting {path}: {name} is a single value, not a group; set it as {name}=...")
     _known(config, leaf, path)
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(values[leaf], str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError:

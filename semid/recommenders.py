@@ -5,6 +5,7 @@ Axes: B rows, N items, k list length, C candidates of a row.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,11 @@ class CodeRecommender:
     beams: int = 50
     device: str = "cpu"
 
+    @property
+    def num_parameters(self) -> int:
+        """Trained weights; buffers such as content vectors are not counted."""
+        return sum(parameter.numel() for parameter in self.generator.parameters())
+
     @torch.no_grad()
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
         batch = histories.to(self.device)
@@ -141,9 +147,19 @@ class Fusion:
         item, pooled = item.gather(1, order), pooled.gather(1, order)
         return listed(histories, item.masked_fill(pooled == -torch.inf, -1), pooled, "pooled log probability")
 
+    @property
+    def num_parameters(self) -> int:
+        return self.first.num_parameters + self.second.num_parameters
+
     def save(self, folder: Path) -> None:
         self.first.save(folder)
         self.second.save(folder)
+        text = json.dumps({"weight": self.weight})
+        write_atomically(folder / "fusion.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: Path, first: CodeRecommender, second: ItemRecommender) -> Fusion:
+        return cls(first, second, json.loads((folder / "fusion.json").read_text(encoding="utf-8"))["weight"])
 
 
 def pool(first: Tensor, second: Tensor, weight: float) -> Tensor:
@@ -155,8 +171,6 @@ def pool(first: Tensor, second: Tensor, weight: float) -> Tensor:
 
 def write_codes(path: Path, ids: SemanticIds) -> None:
     """Write codes as Parquet: columns level_0 ... and the sizes, order and source in the schema's metadata."""
-    import json
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -167,8 +181,6 @@ def write_codes(path: Path, ids: SemanticIds) -> None:
 
 def read_codes(path: Path) -> SemanticIds:
     """Read what `write_codes` wrote."""
-    import json
-
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)

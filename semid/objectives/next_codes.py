@@ -22,7 +22,7 @@ class NextCodes:
     temperature: logits are divided by it. LETTER's ranking-guided loss (arXiv 2405.07314) is temperature < 1: harder
     negatives weigh more.
     child_mask: codes int64 [M, L] -> bool [M, L, V], the codes that exist below the true prefix; p is normalised over
-    them alone, as constrained decoding sees it. The model needs `codes` int64 [N, L] beside `logits`.
+    them alone, as constrained decoding sees it. The model needs `codes` integer [N, L] beside `logits`.
     """
 
     smoothing: float = 0.0
@@ -30,7 +30,7 @@ class NextCodes:
     child_mask: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, model, batch: Batch) -> Loss:
-        codes = model.codes[batch.target[batch.target >= 0]]  # [M, L]
+        codes = model.codes[batch.target[batch.target >= 0]].long()  # [M, L]
         logits = model.logits(batch)
         if self.temperature != 1.0:
             logits = logits / self.temperature

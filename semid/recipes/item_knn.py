@@ -41,16 +41,20 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     scorer, chosen, value = tune(config, data)
-    job.log.write("item_knn", note="chosen on validation", chosen=chosen, **{"ndcg@10": value})
+    if value is not None:
+        job.log.write("item_knn", note="chosen on validation", chosen=chosen, **{"ndcg@10": value})
     return ItemRecommender(scorer, SCALE)
 
 
-def tune(config: Config, data: Split, seen: str = "keep") -> tuple[ItemKNN, dict[str, float], float]:
-    """Return (scorer, chosen settings, validation NDCG@10): coordinate-wise search, the first value of each tuple to begin with."""
+def tune(config: Config, data: Split, seen: str = "keep") -> tuple[ItemKNN, dict[str, float], float | None]:
+    """Return (scorer, chosen settings, validation NDCG@10, None where there is nothing to choose).
+
+    Coordinate-wise search, from the first value of each tuple.
+    """
     fixed = {"window": config.window, "profile": config.profile, "shrink": config.shrink, "neighbours": config.neighbours}
     chosen = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}
     fit = lambda settings: ItemRecommender(ItemKNN.fit(data.train, **fixed, **settings), SCALE)
-    best, value = fit(chosen), float("-inf")
+    best, value = fit(chosen), None
     for name in chosen:
         candidates = [{**chosen, name: option} for option in getattr(config, name)]
         if len(candidates) > 1:

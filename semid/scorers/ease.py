@@ -6,6 +6,7 @@ Source: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", arXiv 1905
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,9 @@ class EASE:
         user, item = torch.from_numpy(pairs // n), torch.from_numpy(pairs % n)
         shape = (len(train.users), n)
         x = torch.sparse_coo_tensor(torch.stack([user, item]), torch.ones(len(pairs)), shape, check_invariants=False).coalesce()
-        gram = torch.sparse.mm(x.t(), x).to_dense()
+        with warnings.catch_warnings():  # torch: "sparse CSR tensor support is in beta state"
+            warnings.simplefilter("ignore")
+            gram = torch.sparse.mm(x.t(), x).to_dense()
         gram.diagonal().add_(regularisation)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         weights = inverse.div_(-inverse.diagonal().clone())  # column j divided by -P_jj

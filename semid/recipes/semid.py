@@ -1,0 +1,173 @@
+"""semid's default: a two-level generator over residual k-means codes of text and behaviour, softmax over real children.
+
+Source: this project. Status: default; `semid:fusion` pools it with item-kNN, the weight chosen on validation.
+What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
+(RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
+What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding, and every node of the tree
+has a vector of its own beside the shared code vectors (generators/two_level.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.data.batch import SequenceBatches, case_batches
+from semid.encoders.content import with_text_view
+from semid.errors import ConfigError
+from semid.evaluation.evaluate import resolve_seen
+from semid.generators.two_level import TwoLevel
+from semid.objectives.next_codes import NextCodes
+from semid.recipes import item_knn
+from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
+from semid.scorers.item_knn import spectral_vectors
+from semid.tokenizers.collisions import collision_report, next_free
+from semid.tokenizers.health import health
+from semid.tokenizers.residual_kmeans import ResidualKMeans
+from semid.training.fit import Optimization, Validation, fit
+from semid.training.job import Job
+from semid.types import Catalog, SemanticIds, Split
+from semid.validation import measure, sample
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "fusion": {"fusion": True},
+    "no_node": {"has_node_vectors": False},
+    "no_content": {"text": "none"},
+    "no_id": {"has_item_ids": False},
+}
+VIEWS = ("text", "cf")
+
+
+@dataclass(frozen=True)
+class Config:
+    """text: which text vectors, see `with_text_view`. cf_dim: width of the collaborative view (spectral, training rows only).
+
+    levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them. has_item_ids: off for catalogues
+    where most recommended items are new. has_node_vectors: tree nodes have vectors of their own. has_time_gaps: read the days between events
+    (only where times are real). tokens: positions in a batch. patience: epochs without a better validation NDCG@10.
+    beams: kept while decoding. fusion: pool with item-kNN.
+    """
+
+    text: str = "auto"
+    cf_dim: int = 64
+    levels: int = 3
+    size: int | None = None
+    width: int = 128
+    layers: int = 2
+    heads: int = 2
+    feedforward: int = 256
+    dropout: float = 0.4
+    has_item_ids: bool = True
+    has_node_vectors: bool = True
+    has_time_gaps: bool = True
+    tokens: int = 1024
+    epochs: int = 20
+    patience: int = 5
+    beams: int = 50
+    fusion: bool = False
+    optimization: Optimization = Optimization(weight_decay=0.1)
+
+
+def smoke() -> Config:
+    return Config(text="none", cf_dim=16, size=8, width=32, heads=1, feedforward=64, dropout=0.1, tokens=256, epochs=15, patience=15,
+                  optimization=Optimization(learning_rate=5e-3, warmup=10))
+
+
+def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
+    torch.manual_seed(job.seed)
+    catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
+    catalog = catalog.with_view("cf", spectral_vectors(data.train, dim=config.cf_dim))
+    views = tuple(name for name in VIEWS if name in catalog.views and (name == "cf" or config.text != "none"))
+    ids = tokenize(catalog, views, config, data.train.counts, job)
+    content = np.concatenate([unit(catalog.view(name)) for name in views], axis=1)
+    start = initial_vectors(catalog, views, config.width) if config.has_item_ids else None
+    has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
+    generator = build(config, ids, data.protocol.max_history, start, torch.from_numpy(content), has_gaps).to(job.device)
+    recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device)
+
+    batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
+    fit(generator, NextCodes(), batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch,
+                              patience=config.patience),
+        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    if not config.fusion:
+        return recommender
+    scorer, _, _ = item_knn.tune(item_knn.Config(), data)
+    return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
+
+
+def tokenize(catalog: Catalog, views: tuple[str, ...], config: Config, popularity: np.ndarray, job: Job) -> SemanticIds:
+    """Residual k-means over the views side by side, then every item gets its own codes."""
+    size = config.size or min(256, 1 << max(2, int(np.log2(max(4, len(catalog) / 8)))))
+    tokenizer = ResidualKMeans(views, levels=config.levels, size=size).fit(catalog, seed=job.seed)
+    before = tokenizer.assign(catalog)
+    distances = tokenizer.distances(catalog, before.codes)
+    ids = next_free(before, distances, popularity)
+    job.log.write("tokenizer", health=health(ids), collisions=collision_report(before, ids, distances),
+                  unexplained=tokenizer.unexplained(catalog, before.codes))
+    if job.out is not None:
+        tokenizer.save(job.out / "tokenizer.safetensors")
+    return ids
+
+
+def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor, has_gaps: bool) -> TwoLevel:
+    return TwoLevel(ids, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
+                    dropout=config.dropout, max_length=max_length, start=start, content=content,
+                    has_time_gaps=has_gaps, has_node_vectors=config.has_node_vectors)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Tensor:
+    """Return float32 [N, width]: the views' principal components side by side, spread .05; what no view fills is zero."""
+    start = np.zeros((len(catalog), width), np.float32)
+    share = width // len(views)
+    for place, name in enumerate(views):
+        vectors = unit(catalog.view(name))
+        rank = min(share, *vectors.shape)
+        _, _, axes = np.linalg.svd(np.cov(vectors, rowvar=False), hermitian=True)
+        parts = (vectors - vectors.mean(0)) @ axes[:rank].T
+        start[:, place * share : place * share + rank] = 0.05 * parts / max(float(parts.std()), 1e-9)
+    return torch.from_numpy(start)
+
+
+def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, job: Job) -> Fusion:
+    """Pick the pooling weight by validation NDCG@10, under the seen rule that the data call for."""
+
+    seen = resolve_seen("auto", data.train)
+    cases = sample(data.valid)
+    if not len(cases):
+        raise ConfigError("semid:fusion: the split has no validation case to choose the weight on; use semid without fusion")
+    weights = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    gain = np.zeros(len(weights))
+    fusion = Fusion(first, second, 0.5)
+    for rows, batch in case_batches(data, cases):
+        item, ours, theirs = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
+        target = torch.from_numpy(cases.target[cases.target_offsets[rows]].astype(np.int64))
+        for index, weight in enumerate(weights):
+            score = pool(ours, theirs, weight).masked_fill(item < 0, -torch.inf)
+            true = score.masked_fill(item != target[:, None], -torch.inf).amax(1, keepdim=True)
+            rank = (score > true).sum(1)
+            gain[index] += torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0).sum().item()
+    gain /= len(cases)
+    best = int(gain.argmax())
+    job.log.write("fusion", note="weight chosen on validation", chosen=weights[best], seen=seen,
+                  tried=dict(zip(map(str, weights), gain.round(5).tolist(), strict=True)))
+    return Fusion(first, second, weights[best])
+
+
+def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fusion:
+    ids = read_codes(folder / "codes.parquet")
+    weights = load_tensors(folder / "generator.safetensors")
+    content = weights["input.content"]
+    start = torch.empty(len(ids), config.width) if config.has_item_ids else None
+    generator = build(config, ids, len(weights["temporal.position.weight"]), start, content, "gap.weight" in weights)
+    generator.load_state_dict(weights)
+    recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams)
+    return Fusion.load(folder, recommender, ItemRecommender(item_knn.load_scorer(folder), item_knn.SCALE)) if config.fusion else recommender
