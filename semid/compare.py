@@ -39,7 +39,81 @@ class Entry:
     milliseconds: np.ndarray
 
     @property
-    def time_requests(recommender: Any, split: Split, *, requests: int = 100, k: int = 50) -> np.ndarray:
+    def latency(self) -> dict[str, float]:
+        """{"p50", "p99"} in milliseconds."""
+        p50, p99 = np.percentile(self.milliseconds, [50, 99])
+        return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
+
+
+@dataclass(frozen=True)
+class Table:
+    """entries: every system and seed; comparisons: {"keep": ..., "remove": ...}, seen items kept and removed."""
+
+    entries: tuple[Entry, ...]
+    comparisons: dict[str, Comparison]
+
+
+def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Path, protocol: Protocol | None = None,
+            settings: Mapping[str, Mapping[str, object]] | None = None, results: str | Path | None = None, name: str = "data",
+            baselines: bool = True, device: str = "auto", log: Callable[[str, int], Log] | None = None) -> Table:
+    """Train and measure `recipes` (and the baselines) with seeds 0..seeds-1; recipes without chance run once.
+
+    data: a data set from `semid.read`, or a `Split`. settings: {recipe: {setting: value}}. name: the data set's, for the
+    result files. p-values are against item-kNN where it is in the table.
+    """
+    split = data if isinstance(data, Split) else data.split(protocol or Protocol())
+    names = list(dict.fromkeys([*(BASELINES if baselines else ()), *recipes]))
+    for recipe in names:
+        find_recipe(recipe)  # a misspelt name fails before hours of training
+    entries = []
+    for recipe in names:
+        for seed in range(seeds if is_random(recipe) else 1):
+            folder = run_folder(out, recipe, seed)
+            run = train(recipe, split, out=folder, seed=seed, settings=(settings or {}).get(recipe), device=device,
+                        resume=folder.exists(), log=log(recipe, seed) if log else None)
+            entries += measured(run, recipe, seed)
+            if results is not None:
+                for entry in entries[-2:]:
+                    if entry.run is run:
+                        save_result(Path(results) / "runs", name, entry)
+    table = Table(tuple(entries), {seen: tabulate(entries, seen) for seen in ("keep", "remove")})
+    if results is not None:
+        for seen, comparison in table.comparisons.items():
+            write_json(Path(results) / "comparisons" / f"{name}.{split.protocol.hash}.{seen}.json", comparison.to_dict())
+    return table
+
+
+def run_folder(out: str | Path, recipe: str, seed: int) -> Path:
+    """Return where `compare` keeps one run."""
+    return Path(out) / f"{recipe.replace(':', '.')}-{seed}"
+
+
+def is_random(recipe: str) -> bool:
+    """Whether the seed matters."""
+    return not getattr(find_recipe(recipe)[0], "IS_DETERMINISTIC", False)
+
+
+def measured(run: Run, name: str, seed: int) -> list[Entry]:
+    """Measure a run on test; a fused system is always shown beside its generator alone. Evaluations are kept in the run folder."""
+    parts = {name: run.recommender}
+    if isinstance(run.recommender, Fusion):
+        parts = {name.partition(":")[0]: run.recommender.first, name: run.recommender}
+    entries = []
+    for part, recommender in parts.items():
+        evaluations = {}
+        for seen in ("keep", "remove"):
+            file = None if run.folder is None else run.folder / f"{part.replace(':', '.')}.{seen}.parquet"
+            if file is not None and file.exists():
+                evaluations[seen] = Evaluation.load(file)
+                continue
+            evaluations[seen] = evaluate(recommender, run.split, run.split.test, case_batches(run.split, run.split.test), seen=seen)
+            if file is not None:
+                evaluations[seen].save(file)
+        entries.append(Entry(part, seed, run, evaluations, time_requests(recommender, run.split)))
+    return entries
+
+
+def time_requests(recommender: Any, split: Split, *, requests: int = 100, k: int = 50) -> np.ndarray:
     """Return float [requests]: milliseconds of single requests for the top k, one user each, after ten to warm up."""
     cases = split.test
     pick = np.random.default_rng(0).integers(len(cases), size=requests + 10)

@@ -81,7 +81,7 @@ class Fitted:
     history: list[dict] = field(default_factory=list)
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Training was stopped by the user; a checkpoint is on disk."""
 
 

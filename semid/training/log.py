@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from semid.training.checkpoint import write_atomically
+
 
 class Log:
     """Records go to `path` (append) and to `view`, a callable that draws them; both are optional.
@@ -29,12 +31,19 @@ class Log:
         """Drop the stage's records after `step`: a resumed run writes them again."""
         if self.path is None or not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the line that a killed process was writing
-                continue
-            if record["stage"] != stage or record.get("step", 0) <= step:
-                kept.append(line)
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [record for record in read_records(self.path) if record["stage"] != stage or record.get("step", 0) <= step]
+        text = "".join(f"{json.dumps(record)}\n" for record in kept)
+        write_atomically(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_records(path: Path) -> list[dict]:
+    """Return the records of a metrics.jsonl, without the line that a killed process was writing; empty if there is no file."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

@@ -1,0 +1,72 @@
+"""What can be said of a recipe without importing it: name, summary, source, status, settings and variants, read from its file."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from semid.errors import ConfigError, did_you_mean
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class RecipeCard:
+    """doc: the module's docstring; summary: its first line; source, status: from its lines `Source: ... Status: ...`;
+    settings: {name: (type, default)} as written in `Config`; variants: {name: {setting: value}}."""
+
+    name: str
+    summary: str
+    source: str
+    status: str
+    doc: str
+    settings: dict[str, tuple[str, str]]
+    variants: dict[str, dict[str, object]]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes, one file each in `semid/recipes/`."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
+
+
+def recipe_card(name: str) -> RecipeCard:
+    """Return the card of one recipe. Raises `ConfigError` for an unknown name."""
+    if name not in recipe_names():
+        raise ConfigError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}; known: {', '.join(recipe_names())}")
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    doc = ast.get_docstring(tree) or ""
+    settings: dict[str, tuple[str, str]] = {}
+    variants: dict[str, dict[str, object]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            settings = {field.target.id: (ast.unparse(field.annotation), "" if field.value is None else ast.unparse(field.value))
+                        for field in node.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "VARIANTS" and node.value:
+            variants = ast.literal_eval(node.value)
+    return RecipeCard(name, doc.split("\n")[0], _said(doc, "Source"), _said(doc, "Status"), doc, settings, variants)
+
+
+def _said(doc: str, label: str) -> str:
+    """The text behind `Label:` up to the next label or the end of the paragraph, on one line, without its full stop."""
+    found = re.search(rf"\b{label}:\s*(.+?)(?=\.?\s*\b(?:Source|Status|Deviations|Relations):|\n\s*\n|\Z)", doc, re.DOTALL)
+    return " ".join(found.group(1).split()).rstrip(".") if found else ""
+
+
+def measured(folder: Path) -> dict[str, list[dict]]:
+    """Return {recipe: [{"system", "data", "seeds", "recall@10", "ndcg@10"}]} from the JSON files in `folder`: means over seeds,
+    test, seen items kept. Empty where there are none."""
+    found: dict[tuple[str, str, str], list[dict]] = defaultdict(list)
+    for file in sorted(folder.glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if {"recipe", "system", "data_name", "test", "protocol_hash"} <= record.keys():
+            found[record["system"], record["data_name"], record["protocol_hash"]].append(record)
+    numbers: dict[str, list[dict]] = defaultdict(list)
+    for (system, data, protocol), runs in found.items():
+        means = {name: sum(run["test"]["keep"]["metrics"][name]["mean"] for run in runs) / len(runs) for name in ("recall@10", "ndcg@10")}
+        numbers[runs[0]["recipe"].partition(":")[0]].append({"system": system, "data": data, "protocol_hash": protocol,
+                                                             "seeds": len(runs), **means})
+    return dict(numbers)
