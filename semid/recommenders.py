@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semid.data.batch import latest
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
 from semid.decoding.ranking import mask_items, top_items
@@ -65,7 +66,7 @@ class ItemRecommender:
         return self.scorer.score(batch.to(self.device))
 
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
-        scores = mask_items(self.score(histories), allowed, histories.item if seen == "remove" else None)
+        scores = mask_items(self.score(histories), allowed, histories.seen if seen == "remove" else None)
         value, item = top_items(scores, k)
         return listed(histories, item, value, self.scale)
 
@@ -78,13 +79,17 @@ class ItemRecommender:
 
 @dataclass(frozen=True)
 class CodeRecommender:
-    """A generator that writes codes, a tree that keeps them real. beams: paths kept while decoding (at least k)."""
+    """A generator that writes codes, a tree that keeps them real.
+
+    beams: paths kept while decoding (at least k). max_history: the generator reads the last so many items, None = all given.
+    """
 
     generator: Generator
     ids: SemanticIds
     tree: CodeTree
     beams: int = 50
     device: str = "cpu"
+    max_history: int | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -93,16 +98,20 @@ class CodeRecommender:
 
     @torch.no_grad()
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
-        batch = histories.to(self.device)
+        batch = self._read(histories)
         beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k,
                             constraint=None if allowed is None else self.tree.allow(allowed),
-                            seen=batch.item if seen == "remove" else None)
+                            seen=batch.seen if seen == "remove" else None)
         return listed(histories, beams.item, beams.logp, "log probability")
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
-        return score_items(self.generator, histories.to(self.device), self.tree, items)
+        return score_items(self.generator, self._read(histories), self.tree, items)
+
+    def _read(self, histories: Batch) -> Batch:
+        batch = histories.to(self.device)
+        return batch if self.max_history is None else latest(batch, self.max_history)
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -127,7 +136,7 @@ class Fusion:
     @torch.no_grad()
     def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return (item int64 [B, C], log p_generator, log p_scorer float32 [B, C]); -1 / -inf where an item is listed twice."""
-        hidden = histories.item if seen == "remove" else None
+        hidden = histories.seen if seen == "remove" else None
         generated = self.first.recommend(histories, k=depth, allowed=allowed, seen=seen)
         scores = self.second.score(histories)
         share = (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()

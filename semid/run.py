@@ -133,7 +133,7 @@ class Run:
         cases = getattr(self.split, part)
         for seen in ("keep", "remove"):
             self.evaluations[part, seen] = evaluate(self.recommender, self.split, cases, case_batches(self.split, cases),
-                                                    ks=tuple(ks), seen=seen, seed=seed)
+                                                    part=part, ks=tuple(ks), seen=seen, seed=seed)
         return {seen: self.evaluations[part, seen] for seen in ("keep", "remove")}
 
 
@@ -304,7 +304,7 @@ def load_data(folder: Path) -> tuple[Catalog, Interactions]:
     catalog = Catalog(items, table.select([n for n in table.column_names if not n.startswith("semid:")]), text)
     rows = pq.read_table(folder / "interactions.parquet")
     users = IdMap(pq.read_table(folder / "users.parquet")["user_id"].to_pylist())
-    columns = {name: rows[name].to_numpy() for name in rows.column_names}
+    columns = {name: np.array(rows[name]) for name in rows.column_names}  # copies: torch wants arrays it may write to
     return catalog, Interactions(users=users, items=items, time_unit=rows.schema.metadata[b"time_unit"].decode(), **columns)
 
 

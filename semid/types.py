@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-EXTRA = frozenset({"query", "profile", "reward", "domain"})
-"""The closed list of names that `Batch.extra` may hold."""
+EXTRA = frozenset({"query", "profile", "reward", "domain", "seen"})
+"""The closed list of names that `Batch.extra` may hold. seen: int64 [B, H] (-1 pad), all items of the user's past, where the
+history that the model reads was cut to the latest."""
 
 TRAIN, VALID, TEST = 0, 1, 2
 """Values of `Interactions.split`."""
@@ -241,6 +242,11 @@ class Batch:
 
     def __len__(self) -> int:
         return self.item.shape[0]
+
+    @property
+    def seen(self) -> Tensor:
+        """int64 [B, H] (-1 pad): the items that "seen removed" never recommends."""
+        return self.extra["seen"] if "seen" in self.extra else self.item
 
     def to(self, device) -> Batch:
         """Return the batch on another device."""

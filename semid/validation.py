@@ -4,40 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from semid.data.batch import case_batches
-from semid.evaluation.metrics import Truth, ndcg, recall
+from semid.evaluation.evaluate import Seen, collect, sample, truth_of
+from semid.evaluation.metrics import ndcg, recall
 from semid.protocols import Recommender
-from semid.types import Cases, Recommendations, Split
+from semid.types import Split
 
 LOOK = 6_000
 """Cases of a look: its standard error on recall .08 is .0035, and it costs seconds."""
 
 
-def sample(cases: Cases, limit: int = LOOK, seed: int = 0) -> Cases:
-    """Return at most `limit` cases, the same ones each time."""
-    if len(cases) <= limit:
-        return cases
-    return cases.take(np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit]))
-
-
-def measure(recommender: Recommender, split: Split, *, seen: str, limit: int = LOOK, k: int = 10) -> dict[str, float]:
+def measure(recommender: Recommender, split: Split, *, seen: Seen, limit: int = LOOK, k: int = 10) -> dict[str, float]:
     """Return {"recall@10", "ndcg@10"} on a sample of the validation cases."""
-    cases = sample(split.valid, limit)
+    cases = sample(split.valid, limit, seed=0)
     if not len(cases):
         return {f"recall@{k}": 0.0, f"ndcg@{k}": 0.0}
-    item = np.full((len(cases), k), -1, np.int32)
-    score = np.full((len(cases), k), -np.inf, np.float32)
-    for rows, batch in case_batches(split, cases):
-        answer = recommender.recommend(batch, k=k, seen=seen)
-        item[rows, : answer.item.shape[1]], score[rows, : answer.score.shape[1]] = answer.item, answer.score
-    answer = Recommendations(cases.user, item, score, "any")
-    truth = Truth(cases.target, cases.target_offsets)
+    answer, _ = collect(recommender, cases, case_batches(split, cases), num_items=len(split.catalog), depth=2 * k, seen=seen)
+    truth, _ = truth_of(cases)
     return {f"recall@{k}": float(recall(answer, truth, k).mean()), f"ndcg@{k}": float(ndcg(answer, truth, k).mean())}
 
 
-def best_of(candidates: Iterable, build, split: Split, *, seen: str, limit: int = 2_000) -> tuple:
+def best_of(candidates: Iterable, build, split: Split, *, seen: Seen, limit: int = 2_000) -> tuple:
     """Return (candidate, recommender, ndcg@10) of the best `build(candidate)` on validation; ties go to the earlier one."""
     best = None
     for candidate in candidates:

@@ -6,6 +6,7 @@ Axes: B rows, S history positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ class SequenceBatches:
         self._users = np.flatnonzero(counts >= 2)
         self._counts = counts[self._users]
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
-        # Windows are cut from the end; a shift in [0, max_length) of the first cut adds at most one window a user.
         self.steps_per_epoch = len(self._batches_of(0))
 
     def _windows(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -69,10 +69,15 @@ class SequenceBatches:
 
 
 class TargetBatches:
-    """One target a row with up to `max_length` items before it, as encoder-decoders read them (TIGER, LETTER, GRID)."""
+    """One target a row with up to `max_length` items before it, as encoder-decoders read them (TIGER, LETTER, GRID).
 
-    def __init__(self, train: Interactions, *, max_length: int, batch_size: int, seed: int):
+    has_random_start: the history begins at a random earlier event instead of the earliest one, so that over the epochs all
+    contiguous sub-sequences train (GRID's augmentation).
+    """
+
+    def __init__(self, train: Interactions, *, max_length: int, batch_size: int, seed: int, has_random_start: bool = False):
         self.events, self.max_length, self.batch_size, self.seed = train, max_length, batch_size, seed
+        self.has_random_start = has_random_start
         first = train.offsets[train.user]
         self._targets = np.flatnonzero(np.arange(len(train)) > first)
         self._first = first[self._targets]
@@ -86,6 +91,8 @@ class TargetBatches:
         rows = self._plan[1][index * self.batch_size : (index + 1) * self.batch_size]
         end = self._targets[rows]
         begin = np.maximum(self._first[rows], end - self.max_length)
+        if self.has_random_start:
+            begin = np.random.default_rng((self.seed, epoch, index)).integers(begin, end)
         batch = _gather(self.events, begin, end)
         batch.target[torch.arange(len(rows)), batch.length - 1] = torch.from_numpy(self.events.item[end].astype(np.int64))
         return batch
@@ -94,7 +101,7 @@ class TargetBatches:
 def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yield (rows int64 [B], Batch without targets) over all cases, histories cut to the protocol's max_history.
 
-    Cases of like length share a batch; `rows` says which cases they are.
+    Cases of like length share a batch; `rows` says which cases they are. Where a history was cut, `extra["seen"]` holds all of it.
     """
     begin = np.maximum(cases.history_begin, cases.history_end - split.protocol.max_history)
     length = cases.history_end - begin
@@ -104,14 +111,31 @@ def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterato
         widths = length[order[row : row + tokens]]
         take = max(1, int((np.arange(1, len(widths) + 1) * np.maximum(widths, 1) <= tokens).sum()))
         rows = order[row : row + take]
-        yield rows, _gather(split.events, begin[rows], cases.history_end[rows])
+        batch = _gather(split.events, begin[rows], cases.history_end[rows])
+        if (cases.history_begin[rows] < begin[rows]).any():
+            batch.extra["seen"] = _padded(split.events.item, cases.history_begin[rows], cases.history_end[rows], -1)
+        yield rows, batch
         row += take
+
+
+def latest(batch: Batch, count: int) -> Batch:
+    """Return the batch with only the last `count` items of each history; targets stay with their positions."""
+    if batch.item.shape[1] <= count:
+        return batch
+    skip = (batch.length - count).clamp_min(0)
+    position = skip[:, None] + torch.arange(count, device=batch.item.device)  # [B, count]
+    inside = position < batch.length[:, None]
+    position = position.clamp_max(batch.item.shape[1] - 1)
+    take = lambda tensor, pad: None if tensor is None else tensor.gather(1, position).masked_fill(~inside, pad)
+    return replace(batch, item=take(batch.item, -1), time=take(batch.time, 0), target=take(batch.target, -1),
+                   action=take(batch.action, -1), length=batch.length.clamp_max(count))
 
 
 def history_batch(items: list[np.ndarray], times: list[np.ndarray] | None = None, users: np.ndarray | None = None,
                   *, max_history: int) -> Batch:
     """Make a batch from plain histories (oldest first), cut to the last `max_history` items. Empty histories are allowed."""
-    items = [np.asarray(h, np.int64)[-max_history:] for h in items]
+    whole = [np.asarray(h, np.int64) for h in items]
+    items = [h[-max_history:] for h in whole]
     width = max(1, max((len(h) for h in items), default=1))
     batch = _empty(len(items), width, np.full(len(items), -1, np.int64) if users is None else users)
     for row, history in enumerate(items):
@@ -119,6 +143,8 @@ def history_batch(items: list[np.ndarray], times: list[np.ndarray] | None = None
         batch.item[row, : len(history)] = torch.from_numpy(history)
         if times is not None:
             batch.time[row, : len(history)] = torch.from_numpy(np.asarray(times[row], np.int64)[-max_history:])
+    if (longest := max((len(h) for h in whole), default=0)) > max_history:
+        batch.extra["seen"] = torch.from_numpy(np.stack([np.pad(h, (0, longest - len(h)), constant_values=-1) for h in whole]))
     return batch
 
 
@@ -128,18 +154,21 @@ def _empty(rows: int, width: int, users: np.ndarray) -> Batch:
                  user=torch.from_numpy(np.asarray(users, np.int64)))
 
 
-def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, targets_to: np.ndarray | None = None) -> Batch:
-    """Rows of events [begin, end), right-padded; with `targets_to`, position s is supervised by event begin + s + 1."""
-    length = end - begin
-    width = max(1, int(length.max(initial=0)))
+def _padded(column: np.ndarray, begin: np.ndarray, end: np.ndarray, pad: int) -> torch.Tensor:
+    """Return int64 [B, S]: rows column[begin:end], right-padded to the longest (at least 1)."""
+    width = max(1, int((end - begin).max(initial=0)))
     position = begin[:, None] + np.arange(width)
-    inside = np.arange(width) < length[:, None]  # [B, S]
-    safe = np.where(inside, position, 0)
-    take = lambda column, pad: torch.from_numpy(np.where(inside, column[safe], pad).astype(np.int64))
-    target = torch.full((len(begin), width), -1)
-    if targets_to is not None:
-        target = torch.from_numpy(np.where(inside, events.item[np.where(inside, position + 1, 0)], -1).astype(np.int64))
+    inside = position < end[:, None]  # [B, S]
+    return torch.from_numpy(np.where(inside, column[np.where(inside, position, 0)], pad).astype(np.int64))
+
+
+def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, targets_to: np.ndarray | None = None) -> Batch:
+    """Rows of events [begin, end), right-padded; with `targets_to` (= end + 1), position s is supervised by event begin + s + 1."""
+    length = end - begin
+    take = lambda column, pad: _padded(column, begin, end, pad)
+    item = take(events.item, -1)
+    target = torch.full_like(item, -1) if targets_to is None else _padded(events.item, begin + 1, targets_to, -1)
     user = events.user[np.minimum(begin, max(len(events) - 1, 0))].astype(np.int64) if len(events) else np.zeros(len(begin), np.int64)
     action = None if events.action is None else take(events.action, -1)
-    return Batch(item=take(events.item, -1), time=take(events.time, 0), length=torch.from_numpy(length.astype(np.int64)),
+    return Batch(item=item, time=take(events.time, 0), length=torch.from_numpy(length.astype(np.int64)),
                  target=target, user=torch.from_numpy(user), action=action)

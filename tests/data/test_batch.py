@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from semid.data.batch import SequenceBatches, TargetBatches, case_batches, history_batch
-from semid.types import IdMap, Interactions
+from semid.data.batch import SequenceBatches, TargetBatches, case_batches, history_batch, latest
+from semid.types import IdMap, Interactions, Protocol
 from tests.toyworld.world import walk
 
 
@@ -76,3 +76,20 @@ def test_history_batch_cuts_to_the_latest_and_takes_empty_histories():
     batch = history_batch([np.arange(9), np.array([], np.int64)], max_history=4)
     assert batch.item.tolist() == [[5, 6, 7, 8], [-1, -1, -1, -1]]
     assert batch.length.tolist() == [4, 0]
+
+
+def test_what_was_cut_from_a_history_still_counts_as_seen():
+    world = walk(users=30, protocol=Protocol(max_history=4))
+    for rows, batch in case_batches(world, world.test):
+        for row, case in enumerate(rows):
+            begin, end = world.test.history_begin[case], world.test.history_end[case]
+            assert batch.length[row] == 4
+            assert set(batch.seen[row].tolist()) - {-1} == set(world.events.item[begin:end].tolist())
+    batch = history_batch([np.arange(9), np.arange(2)], max_history=4)
+    assert batch.seen.tolist() == [list(range(9)), [0, 1] + [-1] * 7]
+
+
+def test_latest_keeps_the_end_of_each_history():
+    batch = latest(history_batch([np.arange(9), np.arange(2)], max_history=50), 3)
+    assert batch.item.tolist() == [[6, 7, 8], [0, 1, -1]]
+    assert batch.length.tolist() == [3, 2]

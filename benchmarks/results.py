@@ -1,0 +1,58 @@
+"""Produce results/: train and measure the systems on the benchmark data sets. Interrupted runs go on where they stopped.
+
+    python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3] [--shuffle-ties 0]
+
+FOLDER holds one folder a data set (interactions.parquet, items.parquet). Every run leaves results/runs/<set>.<protocol>.<system>.<seed>.json;
+the paired tests go to results/comparisons/ once all systems of the call are there. Then `make docs` writes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import semid
+from semid.compare import compare
+from semid.training.log import Log
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "ml-1m")
+SYSTEMS = ("popularity", "item_knn", "ease", "sasrec", "semid:fusion")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--shuffle-ties", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--set", action="append", default=[], metavar="SYSTEM.SETTING=VALUE", help="change a setting of one system")
+    args = parser.parse_args(argv)
+    settings: dict[str, dict[str, object]] = {}
+    for text in args.set:
+        path, value = text.split("=", 1)
+        system, setting = path.split(".", 1)
+        settings.setdefault(system, {})[setting] = value
+    for name in args.sets:
+        protocol = semid.Protocol(max_history=50, shuffle_ties=args.shuffle_ties)
+        split = semid.read(args.data / name).split(protocol)
+        began = time.perf_counter()
+
+        def log(recipe: str, seed: int, name: str = name, began: float = began) -> Log:
+            def view(record: dict) -> None:
+                if {"valid", "note", "health"} & record.keys():
+                    print(f"{time.perf_counter() - began:7.0f} s  {name} {recipe} {seed}  {json.dumps(record)[:300]}", flush=True)
+
+            return Log(args.out / f"{name}.{protocol.hash}.{recipe}.{seed}.jsonl", view)
+
+        compare(args.systems, split, seeds=args.seeds, out=args.out / f"{name}.{protocol.hash}", results=args.results, name=name,
+                baselines=False, settings=settings, log=log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""GRID: residual k-means codes of item text, and TIGER's encoder-decoder with wider feed-forward, separators and augmentation.
+
+Source: Ju et al., "Generative Recommendation with Semantic IDs: A Practitioner's Handbook", CIKM 2025, arXiv 2507.22224, and the
+settings of its code. Status: paper's shape; `grid:causal` trains every position of a history in one pass, for machines without a
+GPU (then without the augmentation); `grid:rvq` and `grid:rqvae` take its other tokenizers.
+Deviations: (1) the text encoder is the one at hand (the paper: flan-t5-xl); (2) decoding is constrained to the code tree (the
+paper's default is free); (3) full k-means instead of mini-batches; (4) sub-sequences are drawn at random, not enumerated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from semid.data.batch import SequenceBatches, TargetBatches
+from semid.encoders.content import with_text_view
+from semid.errors import DataError
+from semid.generators.encoder_decoder import EncoderDecoder
+from semid.objectives.next_codes import NextCodes
+from semid.recommenders import CodeRecommender, load_tensors, read_codes
+from semid.tokenizers.collisions import collision_report, extra_level
+from semid.tokenizers.health import health
+from semid.tokenizers.residual_kmeans import ResidualKMeans
+from semid.tokenizers.residual_vq import ResidualVQ
+from semid.tokenizers.rqvae import RQVAE
+from semid.training.fit import Optimization, Validation, fit
+from semid.training.job import Job
+from semid.tree import CodeTree
+from semid.types import Catalog, SemanticIds, Split
+from semid.validation import measure
+
+CAUSAL = Optimization(learning_rate=2e-3, warmup=200)
+VARIANTS: dict[str, dict[str, object]] = {
+    "causal": {"is_causal": True, "steps": 1000, "look_every": 125, "optimization": CAUSAL},
+    "rvq": {"tokenizer": "rvq"},
+    "rqvae": {"tokenizer": "rqvae"},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """tokenizer: rkmeans, rvq or rqvae over `view`. The rest as in tiger's Config."""
+
+    text: str = "auto"
+    view: str = "text"
+    tokenizer: Literal["rkmeans", "rvq", "rqvae"] = "rkmeans"
+    levels: int = 3
+    size: int = 256
+    width: int = 128
+    heads: int = 6
+    head_width: int = 64
+    layers: int = 4
+    feedforward: int = 1024
+    feedforward_layers: int = 2
+    dropout: float = 0.15
+    max_history: int = 20
+    batch_size: int = 512
+    steps: int = 320_000
+    is_causal: bool = False
+    tokens: int = 1024
+    look_every: int = 1600
+    patience: int = 10
+    beams: int = 50
+    optimization: Optimization = Optimization(learning_rate=1e-3, beta2=0.999, weight_decay=1e-4, schedule="constant", warmup=0)
+
+
+def smoke() -> Config:
+    return Config(size=8, width=32, heads=2, head_width=16, layers=1, feedforward=64, dropout=0.0, max_history=8, is_causal=True,
+                  tokens=256, steps=250, look_every=50, optimization=Optimization(learning_rate=5e-3, warmup=20))
+
+
+def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    torch.manual_seed(job.seed)
+    catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
+    if config.view not in catalog.views:
+        raise DataError(f"grid: needs content to make codes of, but the catalogue has no text and no view {config.view!r}; "
+                        "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
+    shape = {"levels": config.levels, "size": config.size}
+    tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, unit_residuals=True, **shape),
+                 "rvq": lambda: ResidualVQ(config.view, log=job.log, **shape),
+                 "rqvae": lambda: RQVAE(config.view, log=job.log, **shape)}[config.tokenizer]().fit(catalog, seed=job.seed)
+    before = tokenizer.assign(catalog)
+    distances = tokenizer.distances(catalog, before.codes)
+    ids = extra_level(before, distances, data.train.counts, is_unique_zero=True)
+    job.log.write("tokenizer", health=health(before), collisions=collision_report(before, ids, distances))
+    if job.out is not None:
+        tokenizer.save(job.out / "tokenizer.safetensors")
+
+    generator = build(config, ids).to(job.device)
+    recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), config.beams, job.device, config.max_history)
+    if config.is_causal:
+        batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
+    else:
+        batches = TargetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, seed=job.seed,
+                                has_random_start=True)
+    fit(generator, NextCodes(), batches, steps=config.steps, optimization=config.optimization,
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=config.look_every,
+                              patience=config.patience),
+        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    return recommender
+
+
+def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
+    return EncoderDecoder(ids, width=config.width, heads=config.heads, head_width=config.head_width, encoder_layers=config.layers,
+                          decoder_layers=config.layers, feedforward=config.feedforward, feedforward_layers=config.feedforward_layers,
+                          dropout=config.dropout, separator=True, causal=config.is_causal)
+
+
+def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
+    ids = read_codes(folder / "codes.parquet")
+    generator = build(config, ids)
+    generator.load_state_dict(load_tensors(folder / "generator.safetensors"))
+    return CodeRecommender(generator.eval(), ids, CodeTree.build(ids), config.beams, max_history=config.max_history)
