@@ -21,15 +21,15 @@ from semid.types import Batch, SemanticIds
 
 @dataclass(frozen=True)
 class EncoderDecoderState:
-    """memory: keys and values of the history, once per user, a tensor [B, 2, H, T, W] a layer; hidden: float [B, 1, 1, T],
-    what to add to their scores; past: those of the beams' own tokens, [R, 2, H, t, W] a layer."""
+    """memory: keys and values of the history, once per user, a tensor [2, B, H, T, W] a layer; hidden: float [B, 1, 1, T],
+    what to add to their scores; past: those of the beams' own t tokens, [t, 2, R, H, W] a layer."""
 
     memory: tuple[Tensor, ...]
     hidden: Tensor
     past: tuple[Tensor, ...]
 
     def select(self, rows: Tensor) -> EncoderDecoderState:
-        return replace(self, past=tuple(kept[rows] for kept in self.past))
+        return replace(self, past=tuple(kept.index_select(2, rows) for kept in self.past))
 
 
 class EncoderDecoder(nn.Module):
@@ -90,16 +90,17 @@ class EncoderDecoder(nn.Module):
     def start(self, batch: Batch) -> EncoderDecoderState:
         memory, visible, _ = self._read(batch.item, batch.user)
         memory = self.decoder.remember(memory)
-        return EncoderDecoderState(memory, hide(visible), tuple(kept[:, :, :, :0] for kept in memory))
+        empty = memory[0].new_empty(0, 2, len(batch), *memory[0].shape[2::2])
+        return EncoderDecoderState(memory, hide(visible), (empty,) * len(memory))
 
     def step(self, state: EncoderDecoderState, codes: Tensor | None) -> tuple[Tensor, EncoderDecoderState]:
-        rows, level = state.past[0].shape[0], state.past[0].shape[3]
+        level, _, rows = state.past[0].shape[:3]
         if codes is None:
             token = torch.full((rows,), self.bos, device=self.codes.device)
         else:
             token = self.vocabulary.token(codes, level - 1)
-        hidden, past = self.decoder(self.embedding(token)[:, None], state.memory, state.hidden, state.past)
-        return self.vocabulary.level_scores(hidden[:, 0], self._heads(), level), replace(state, past=past)
+        hidden, past = self.decoder.extend(self.embedding(token), state.memory, state.hidden, state.past)
+        return self.vocabulary.level_scores(hidden, self._heads(), level), replace(state, past=past)
 
     def _read(self, item: Tensor, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """item [B, S], user [B] -> (memory [B, T, D], bool [B, 1, 1, T] of tokens that are no padding, owner [T]: the
@@ -133,7 +134,7 @@ class EncoderDecoder(nn.Module):
     def _write(self, tokens: Tensor, memory: Tensor, visible: Tensor) -> Tensor:
         """Target tokens [R, L], memory [B, T, D], visible [B, 1, ..., T] -> states [R, L, D]; state l has read codes 0..l-1."""
         inputs = F.pad(tokens[:, :-1], (1, 0), value=self.bos)
-        return self.decoder(self.embedding(inputs), self.decoder.remember(memory), hide(visible))[0]
+        return self.decoder(self.embedding(inputs), self.decoder.remember(memory), hide(visible))
 
     def _heads(self) -> Tensor:
         """Output vectors [L, V, D] of all codes."""

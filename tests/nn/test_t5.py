@@ -49,12 +49,12 @@ def test_decoding_token_by_token_equals_one_pass():
     decoder = Decoder(2, **SHAPE)
     x, hidden = torch.randn(4, 5, 16), hide(torch.ones(2, 1, 1, 6, dtype=torch.bool))
     memory = decoder.remember(torch.randn(2, 6, 16))
-    whole, _ = decoder(x, memory, hidden)
-    past, steps = (), []
+    whole = decoder(x, memory, hidden)
+    past, steps = (torch.empty(0, 2, 4, 2, 8),) * 2, []
     for position in range(5):
-        state, past = decoder(x[:, position : position + 1], memory, hidden, past)
+        state, past = decoder.extend(x[:, position], memory, hidden, past)
         steps.append(state)
-    torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.stack(steps, 1), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_acts_while_training_only():
