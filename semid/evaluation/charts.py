@@ -48,19 +48,22 @@ class Line:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Return round numbers (1, 2, 2.5 or 5 times a power of ten) that cover [low, high], the outer ones outside or on it.
+    """Return round numbers (steps of 1, 2, 2.5 or 5 times a power of ten) that cover [low, high], ends included.
+
+    A range too narrow to tell its ends apart is widened by half of its value.
 
     >>> ticks(0, 0.075)
     [0.0, 0.02, 0.04, 0.06, 0.08]
     """
-    if not high > low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         half = abs(low) / 2 or 0.5
         low, high = low - half, high + half
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+    digits = 2 - math.floor(math.log10(step))
+    return [round(k * step, digits) for k in range(first, last + 1)]
 
 
 def pct(share: float) -> str:

@@ -12,185 +12,21 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from semid.errors import DataError, RunError, did_you_mean
+from semid.errors import RunError
 from semid.evaluation import charts
 from semid.evaluation.charts import SLOTS, Line, Score
+from semid.evaluation.report_values import CodeUse, Comparison, Latency, Report, Slice, Training, UserExample
 from semid.evaluation.tree_chart import Tree, arrange, icicle, top_codes, tree_data
 from semid.evaluation.wording import THIN, count, duration, escape, fraction, large, p_value, percent, plain
 
 SIGNIFICANT = 0.05
 """A p-value below this is called a difference."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What was run, on what, where. facts: anything more worth a line ({"Users": "22 363"})."""
-
-    recipe: str
-    data: str
-    date: str
-    protocol: str
-    protocol_hash: str
-    fingerprint: str
-    seeds: Sequence[int]
-    machine: str
-    train_seconds: float
-    parameters: int
-    version: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class System:
-    """One row of the comparison.
-
-    scores: {protocol label: {metric: Score}}, empty where only published numbers are known; train_seconds: of one seed;
-    ms_per_user: median latency; published: {metric: number} under the comparison's first protocol, as printed in `source`;
-    is_rival: False for a variant of the subject, which stands in the table but not in the verdict.
-    """
-
-    name: str
-    scores: dict[str, dict[str, Score]]
-    seeds: int = 1
-    train_seconds: float | None = None
-    ms_per_user: float | None = None
-    parameters: int | None = None
-    published: dict[str, float] = field(default_factory=dict)
-    source: str = ""
-    is_rival: bool = True
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The system under report (`subject`, a name among `systems`) beside the others. `primary` is the metric that ranks them.
-
-    Protocols and metrics are printed in the order the systems name them; a system may lack some.
-    """
-
-    subject: str
-    systems: Sequence[System]
-    primary: str = "NDCG@10"
-
-    def __post_init__(self):
-        names = [s.name for s in self.systems]
-        if self.subject not in names:
-            raise DataError(f"comparison.subject: want one of {names}, got {self.subject!r}{did_you_mean(self.subject, names)}")
-        if not self.own.scores or any(self.primary not in metrics for metrics in self.own.scores.values()):
-            raise DataError(f"comparison: want {self.primary} of {self.subject!r} under every protocol it has, got none")
-
-    @property
-    def own(self) -> System:
-        """The system under report."""
-        return next(s for s in self.systems if s.name == self.subject)
-
-    @property
-    def protocols(self) -> list[str]:
-        """Labels of all protocols."""
-        return list(dict.fromkeys(p for s in self.systems for p in s.scores))
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of all metrics."""
-        measured = [m for s in self.systems for scores in s.scores.values() for m in scores]
-        return list(dict.fromkeys(measured + [m for s in self.systems for m in s.published]))
-
-
-@dataclass(frozen=True)
-class Training:
-    """The records of metrics.jsonl as they were read, in order.
-
-    A record has `step`; `stage` (a name) splits a run into several charts. Numbers called `loss` or under `parts` are
-    losses, those under `valid` validation metrics, everything else under `health` or at the top level a health signal.
-    """
-
-    records: Sequence[dict]
-
-
-@dataclass(frozen=True)
-class CodeUse:
-    """How often each code is used. counts: L arrays int [size of level], items per code, zeros included;
-    num_items and num_distinct: items, and distinct full codes among them."""
-
-    counts: Sequence[np.ndarray]
-    num_items: int
-    num_distinct: int
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One metric over groups of cases.
-
-    groups: G short labels; counts: G numbers of cases; systems: {name: G Scores}, the subject first.
-    """
-
-    title: str
-    metric: str
-    groups: Sequence[str]
-    counts: Sequence[int]
-    systems: dict[str, Sequence[Score]]
-    note: str = ""
-
-    def __post_init__(self):
-        for name, size in [("counts", len(self.counts)), *((n, len(s)) for n, s in self.systems.items())]:
-            if size != len(self.groups):
-                raise DataError(f"slice {self.title!r}, {name}: want {len(self.groups)} values, one a group, got {size}")
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds per request. stages: {name: samples float [n], n >= 1}, in order; setting: machine, batch, k, beams."""
-
-    stages: dict[str, np.ndarray]
-    setting: str = ""
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """One recommended item."""
-
-    title: str
-    score: float
-    is_hit: bool = False
-
-
-@dataclass(frozen=True)
-class UserExample:
-    """One user to look at.
-
-    history: titles, oldest first (the last ones suffice, `history_length` counts all); truth: titles; scale: what scores are.
-    """
-
-    user: str
-    history: Sequence[str]
-    suggestions: Sequence[Suggestion]
-    truth: Sequence[str]
-    history_length: int = 0
-    scale: str = "score"
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything a page can show. A section that is None is left out.
-
-    commands: (what to type, what it does); notes: what a reader must know before trusting the numbers.
-    """
-
-    header: Header
-    comparison: Comparison | None = None
-    training: Training | None = None
-    codes: CodeUse | None = None
-    tree: Tree | None = None
-    slices: Sequence[Slice] | None = None
-    latency: Latency | None = None
-    users: Sequence[UserExample] | None = None
-    commands: Sequence[tuple[str, str]] | None = None
-    notes: Sequence[str] = ()
 
 
 # The verdict --------------------------------------------------------------------------------------------------------
@@ -275,7 +111,7 @@ def _head(text: str, *, numeric: bool = True, under: str = "", sortable: bool = 
 
 def _cell(text: str, *, value: float | None = None, style: str = "n") -> str:
     """A table cell; `value` is what sorting compares."""
-    key = "" if value is None or not math.isfinite(value) else f' data-value="{value!r}"'
+    key = "" if value is None or not math.isfinite(value) else f' data-value="{float(value)!r}"'
     return f'<td class="{style}"{key}>{text}</td>'
 
 
@@ -350,11 +186,10 @@ def _comparison(comparison: Comparison) -> str:
 def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bool) -> str:
     primary, subject = comparison.primary, comparison.subject
     systems = [s for s in comparison.systems if protocol in s.scores or (with_published and s.published)]
-    measured = {s.name: s.scores.get(protocol, {}) for s in systems}
+    measured = {s.name: {m: v for m, v in s.scores.get(protocol, {}).items() if math.isfinite(v.mean)} for s in systems}
     systems = sorted(systems, key=lambda s: -measured[s.name].get(primary, Score(-1.0)).mean)
     metrics = [m for m in comparison.metrics if any(m in row for row in measured.values())]
-    best = {m: max((r[m].mean for r in measured.values() if m in r and math.isfinite(r[m].mean)), default=math.nan)
-            for m in metrics}
+    best = {m: max((r[m].mean for r in measured.values() if m in r), default=math.nan) for m in metrics}
     ends = [e for r in measured.values() if primary in r for e in (r[primary].low, r[primary].mean, r[primary].high)
             if e is not None and math.isfinite(e)]
     marks = charts.ticks(min(ends, default=0.0), max(ends, default=1.0))
@@ -412,7 +247,7 @@ def _flat(record: dict, prefix: str = "") -> dict[str, float]:
     for name, value in record.items():
         if isinstance(value, dict):
             out.update(_flat(value, f"{prefix}{name}."))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, Real) and not isinstance(value, bool):
             out[prefix + name] = float(value)
     return out
 
@@ -528,7 +363,7 @@ def _tree(tree: Tree) -> str:
         known = f'<td>{escape(most)}</td><td class="titles">{_titles(titles, size)}</td>'
         rows.append(f'<tr><th scope="row">{code}</th>{_cell(count(size))}{known}</tr>')
     head = [_head("Code"), _head("Items"), _head("Mostly", numeric=False), _head("Best known items", numeric=False)]
-    table = _table(head, rows, caption="The largest codes of the first level")
+    table = _table(head, rows, caption=f"The largest codes of the first level, by {tree.weight_name}")
     script = f'<script type="application/json" id="tree-data">{data}</script>' if data else ""
     picture = f'<div id="icicle"><p class="crumbs" aria-live="polite"></p>{icicle(drawn)}</div>'
     return f"<p>{escape(text)}</p>{key}{picture}{script}{_folded(table)}"

@@ -12,7 +12,8 @@ import pytest
 
 from semid.errors import DataError, RunError
 from semid.evaluation.charts import Score
-from semid.evaluation.report import (
+from semid.evaluation.report import render, verdict, write
+from semid.evaluation.report_values import (
     CodeUse,
     Comparison,
     Header,
@@ -23,9 +24,6 @@ from semid.evaluation.report import (
     System,
     Training,
     UserExample,
-    render,
-    verdict,
-    write,
 )
 from semid.evaluation.tree_chart import Tree
 
@@ -342,6 +340,35 @@ def test_values_that_are_not_finite_are_counted_not_drawn():
     page = render(Report(demo_report(50).header, training=Training(records)))
     assert "Not drawn because not finite: 1 of the values." in page
     assert "nan" not in page.split("<main>")[1].split("<script>")[0]
+
+
+def test_numbers_of_numpy_are_numbers():
+    odd = {"kept": {"NDCG@10": Score(np.float64(.05), np.float32(.04), np.float64(.06), np.float64(.5))}}
+    systems = [System("semid", odd, parameters=np.int64(5)), System("EASE", odd, ms_per_user=np.float32(1.5))]
+    page = render(Report(demo_report(50).header, comparison=Comparison("semid", systems),
+                         training=Training([{"step": np.int64(k), "loss": np.float32(1)} for k in range(3)])))
+    assert "np." not in page.split("<main>")[1].split("<script>")[0]
+    assert 'data-value="0.05"' in page
+    assert "Loss over steps" in page
+
+
+NOTHING = {
+    "comparison": Comparison("a", [System(n, {"kept": {"NDCG@10": Score(v)}}) for n, v in (("a", 0.0), ("b", float("nan")))]),
+    "training": Training([]),
+    "codes": CodeUse([np.zeros(4, dtype=int)], 1, 1),
+    "tree": Tree(np.array([[0, -1], [0, 1]], dtype=np.int16), ["a", "b"], weight=np.zeros(2), category=["", ""]),
+    "slices": [Slice("day", "Recall@10", list("abcd"), [0] * 4, {"a": [Score(float("nan"))] * 4})],
+    "latency": Latency({"whole": np.zeros(3)}),
+    "users": [UserExample("u", [], [], [])],
+    "commands": [],
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_section_with_next_to_nothing_is_still_a_page(name):
+    page = render(Report(demo_report(50).header, **{name: NOTHING[name]}))
+    assert Page(page).sections == [SECTIONS[name]]
+    assert not re.search(r"\b(nan|inf)\b", page.split("<main>")[1].split("<script>")[0])
 
 
 def test_unknown_subject_is_named():
