@@ -158,7 +158,7 @@ def _figures(report: Report) -> str:
     shown = {report.comparison.primary: scores[report.comparison.primary], **tens}
     tiles = [(m, fraction(s.mean), "" if s.low is None or s.high is None else f"{fraction(s.low)} – {fraction(s.high)}")
              for m, s in list(shown.items())[:3]]
-    tiles.append(("Training", duration(report.header.train_seconds), "tokenizer included"))
+    tiles.append(("Training", duration(report.header.train_seconds), "one seed, all stages"))
     if own.ms_per_user is not None:
         tiles.append(("Per user", f"{plain(own.ms_per_user)}{THIN}ms", "median"))
     body = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}<small>{escape(under)}</small></dd></div>"

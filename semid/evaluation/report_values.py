@@ -14,7 +14,7 @@ from semid.evaluation.tree_chart import Tree
 
 @dataclass(frozen=True)
 class Header:
-    """What was run, on what, where. facts: anything more worth a line ({"Users": "22 363"})."""
+    """What was run, on what, where. train_seconds: one seed, all stages; facts: more lines ({"Users": "22 363"})."""
 
     recipe: str
     data: str
