@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from semid.decoding.normalise import Normalise, advance, check_levels, log_normaliser
+from semid.decoding.normalise import Normalise, advance, check_levels, log_probabilities
 from semid.protocols import Generator, State
 from semid.tree import CodeTree
 from semid.types import Batch
@@ -29,20 +29,18 @@ def exhaustive(generator: Generator, batch: Batch, tree: CodeTree, *, normalise:
     def visit(level: int, nodes: Tensor, state: State, codes: Tensor | None, logp: Tensor) -> None:
         """Score what lies below `nodes` [C], neighbours of level - 1; logp [B, C]; state of B * C rows, to be fed `codes`."""
         logits, state = generator.step(state, codes)
-        logits = logits.float()
+        below = log_probabilities(tree, level, logits.float(), nodes.repeat(rows), normalise).view(rows, len(nodes), -1)
         lo, hi = tree.children(level, nodes)
-        norm = log_normaliser(tree, level, logits, nodes.repeat(rows), normalise).view(rows, -1)
         child = torch.arange(int(lo[0]), int(hi[-1]), device=tree.device)
         parent = torch.arange(len(nodes), device=tree.device).repeat_interleave(hi - lo)
         for part in torch.arange(len(child), device=tree.device).split(piece):
             above, code = parent[part], tree.code[level][child[part]].long()
-            logit = logits.view(rows, len(nodes), -1)[:, above, code.clamp_min(0)]
-            here = advance(logp[:, above], logit, norm[:, above], code, weights[level])  # [B, C']
+            here = advance(logp[:, above], below[:, above, code.clamp_min(0)], code, weights[level])  # [B, C']
             if level == tree.levels - 1:
                 scores[:, child[part]] = here
             else:
-                below = state.select((torch.arange(rows, device=tree.device)[:, None] * len(nodes) + above).flatten())
-                visit(level + 1, child[part], below, code.clamp_min(0).repeat(rows), here)
+                chosen = state.select((torch.arange(rows, device=tree.device)[:, None] * len(nodes) + above).flatten())
+                visit(level + 1, child[part], chosen, code.clamp_min(0).repeat(rows), here)
 
     root = torch.zeros(1, dtype=torch.int64, device=tree.device)
     visit(0, root, generator.start(batch), None, torch.zeros(rows, 1, device=tree.device))
@@ -72,9 +70,9 @@ def score_items(generator: Generator, batch: Batch, tree: CodeTree, items: Tenso
         logits = logits.float()
         if level == 0:  # read once for the row, then one state for each candidate
             logits, state = logits[row], state.select(row)
-        norm = log_normaliser(tree, level, logits, parent, normalise)
+        below = log_probabilities(tree, level, logits, parent, normalise)
         code = path[:, level]
         codes = code.clamp_min(0)
-        logp = advance(logp, logits.gather(1, codes[:, None]).squeeze(1), norm, code, weight)
+        logp = advance(logp, below.gather(1, codes[:, None]).squeeze(1), code, weight)
         parent = nodes[:, level]
     return logp.view(rows, width).masked_fill(items < 0, -torch.inf)

@@ -28,28 +28,25 @@ def pad_children(tree: CodeTree, level: int, node: Tensor) -> tuple[Tensor, Tens
     return child, tree.code[level][child].long(), exists
 
 
-def log_normaliser(tree: CodeTree, level: int, logits: Tensor, node: Tensor, normalise: Normalise) -> Tensor:
-    """Return float32 [R]: what to subtract from logits float32 [R, V] of `level`, under nodes [R] of the level above.
+def log_probabilities(tree: CodeTree, level: int, logits: Tensor, node: Tensor, normalise: Normalise) -> Tensor:
+    """Return float32 [R, V], <= 0, of logits float32 [R, V] of `level` under nodes [R] of the level above.
 
-    Over children the sum runs in float64, so that its float32 result doesn't depend on the order of summation.
-    A node with no child but padding gives -inf.
+    Codes that are no children have numbers too, without meaning where children are normalised. There the sum runs in
+    float64, so that its float32 result doesn't depend on the order of summation. Rounding may exceed 0 and is cut: a
+    parent bounds its children in float32 too.
     """
     if normalise == "vocabulary":
-        return torch.logsumexp(logits, dim=1)
+        return torch.log_softmax(logits, dim=1).clamp_max(0)
     _, code, exists = pad_children(tree, level, node)
     counted = exists & (code >= 0)
     counted[:, 1:] &= code[:, 1:] != code[:, :-1]  # items that share all codes are one outcome
     real = logits.gather(1, code.clamp_min(0)).double().masked_fill(~counted, -torch.inf)
-    return torch.logsumexp(real, dim=1).float()
+    return (logits - torch.logsumexp(real, dim=1, keepdim=True).float()).clamp_max(0)
 
 
-def advance(parent: Tensor, logit: Tensor, norm: Tensor, code: Tensor, weight: float) -> Tensor:
-    """Return the log-probability of children: parent + weight * log p(code). Shapes broadcast.
-
-    Clamped at log p <= 0, which rounding can exceed: a parent then bounds its children in float32 too.
-    """
-    step = (logit - norm).clamp_max(0)
-    return parent + weight * step.masked_fill(code < 0, 0.0)
+def advance(parent: Tensor, logp: Tensor, code: Tensor, weight: float) -> Tensor:
+    """Return the log-probability of children: parent + weight * logp of their code, 0 for padding. Shapes broadcast."""
+    return parent + weight * logp.masked_fill(code < 0, 0.0)
 
 
 def check_levels(tree: CodeTree, normalise: str, level_weights: Sequence[float] | None) -> list[float]:

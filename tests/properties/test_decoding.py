@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semid.decoding import fused, step
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive, score_items
-from tests.decoding.hashed import best, histories, path_scores, random_ids, tree_and_generator
+from semid.tree import CodeTree
+from semid.types import SemanticIds
+from tests.decoding.hashed import HashedGenerator, best, histories, path_scores, random_ids, tree_and_generator
 
 USERS = [3, 8, 21]
 
@@ -23,7 +26,7 @@ def worlds(draw):
     tree, generator = tree_and_generator(ids, draw(st.sampled_from([2, 1 << 20])))
     allowed = rng.random(len(ids)) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])) if draw(st.booleans()) else None
     seen = torch.from_numpy(rng.integers(-1, len(ids), (3, 5))) if draw(st.booleans()) else None
-    weights = [0.5 + level for level in range(len(sizes))] if draw(st.booleans()) else None
+    weights = [0.3 + level for level in range(len(sizes))] if draw(st.booleans()) else None
     return ids, tree, generator, allowed, seen, draw(st.sampled_from(["vocabulary", "children"])), weights
 
 
@@ -120,12 +123,29 @@ def test_every_item_is_found_at_its_place(world):
         assert (end - begin).tolist() == [(ids.codes[:, : level + 1] == path[: level + 1]).all(1).sum() for path in ids.codes]
 
 
+@settings(max_examples=150, deadline=None)
+@given(worlds(), st.integers(1, 12))
+def test_the_fused_step_equals_the_plain_one(world, beams):
+    _, tree, generator, allowed, seen, normalise, weights = world
+    limit = step.prepare_limits(tree, None if allowed is None else tree.allow(allowed), seen, len(USERS))
+    state, codes = generator.start(histories(USERS)), None
+    frontier = step.Frontier(torch.zeros(len(USERS), 1, dtype=torch.int64), torch.zeros(len(USERS), 1))
+    for level in range(tree.levels):
+        logits, state = generator.step(state, codes)
+        options = {"normalise": normalise, "weight": 1.0 if weights is None else weights[level], "limit": limit}
+        plain, rows = step.expand(tree, level, logits, frontier, beams, **options)
+        quick, quick_rows = fused.expand(tree, level, logits, frontier, beams, **options)
+        assert torch.equal(quick.node, plain.node)
+        assert torch.equal(quick_rows, rows)
+        torch.testing.assert_close(quick.logp, plain.logp, atol=1e-6, rtol=0)
+        if normalise == "vocabulary":
+            assert torch.equal(quick.logp, plain.logp)
+        frontier, state = plain, state.select(rows)
+        codes = tree.code[level][frontier.node.flatten()].long().clamp_min(0)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32])
 def test_ties_go_to_the_lower_item_row(dtype):
-    from semid.tree import CodeTree
-    from semid.types import SemanticIds
-    from tests.decoding.hashed import HashedGenerator
-
     codes = np.array([[1, 1], [0, 1], [1, 1], [0, 0], [1, 0]], dtype=dtype)
     tree = CodeTree.build(SemanticIds(codes, (2, 2)))
     found = beam_search(HashedGenerator((2, 2), values=1), histories([0]), tree, beams=5)

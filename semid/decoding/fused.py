@@ -1,0 +1,203 @@
+"""One step of beam search on the CPU, fused: normalise, walk the children that exist, ask the limits, keep the best.
+
+`expand` returns what `step.expand` does: the same nodes in the same order, the same float32 scores. It is quick since it
+
+- visits existing children only, and asks whether one is alive only if its score could enter the beam;
+- stops at the first beam whose own score is below the worst kept: beams come best first and children are never better;
+- keeps the best in a heap, so nothing as wide as the vocabulary is written.
+
+Axes as in `step`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.decoding.normalise import Normalise
+from semid.decoding.step import Frontier, Limits
+from semid.tree import CodeTree
+
+
+def _compiled(function: Callable) -> Callable:
+    """Compile on first use and keep the machine code on disk, or only in memory where no folder can be written."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither __pycache__ nor the user's cache folder: numba refuses when it decorates
+        logging.getLogger(__name__).warning("no writable folder for compiled code: decoding compiles anew in each process "
+                                            "(seconds); set NUMBA_CACHE_DIR to a writable folder")
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def _keep_best(key, slot, size, width):
+    """Move the `width` greatest keys of key[:size] (all distinct), and their slots, to the front, in no order (quickselect)."""
+    lo, hi = 0, size - 1
+    while lo < hi:
+        pivot = key[(lo + hi) >> 1]
+        left, right = lo, hi
+        while left <= right:
+            while key[left] > pivot:
+                left += 1
+            while key[right] < pivot:
+                right -= 1
+            if left <= right:
+                key[left], key[right] = key[right], key[left]
+                slot[left], slot[right] = slot[right], slot[left]
+                left += 1
+                right -= 1
+        if width <= right + 1:
+            hi = right
+        elif width > left:
+            lo = left
+        else:
+            return
+
+
+@_compiled
+def _sort_falling(key, slot, size):
+    """Sort key[:size] from great to small, and its slots with it (Shell sort: short lists, no second array)."""
+    gap = 1
+    while gap < size:
+        gap = 3 * gap + 1
+    while gap > 1:
+        gap //= 3
+        for i in range(gap, size):
+            moved, its_slot, at = key[i], slot[i], i
+            while at >= gap and key[at - gap] < moved:
+                key[at], slot[at] = key[at - gap], slot[at - gap]
+                at -= gap
+            key[at], slot[at] = moved, its_slot
+
+
+@_compiled
+def _children_normaliser(logits, code, lo, hi):
+    """Log-sum-exp in float64 over the distinct real codes of children lo .. hi; logits [V]. -inf if all are padding."""
+    top = -np.inf
+    for child in range(lo, hi):
+        if code[child] >= 0 and logits[code[child]] > top:
+            top = np.float64(logits[code[child]])
+    if top == -np.inf:
+        return np.float32(-np.inf)
+    total = 0.0
+    for child in range(lo, hi):
+        if code[child] >= 0 and (child == lo or code[child] != code[child - 1]):
+            total += np.exp(np.float64(logits[code[child]]) - top)
+    return np.float32(top + np.log(total))
+
+
+@_compiled
+def _count_below(values, bound):
+    """How many of the rising values are < bound?"""
+    lo, hi = 0, len(values)
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if values[middle] < bound:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
+
+
+@_compiled
+def _start(node, begin):
+    """The first sorted position of a node; begin is empty at the last level, where it is the node itself."""
+    return np.int64(begin[node]) if len(begin) else np.int64(node)
+
+
+@_compiled
+def _alive(node, begin, cum, seen):
+    """Does a node hold more allowed items than seen ones? cum: empty = all allowed; seen: at least those inside the node."""
+    start, end = _start(node, begin), _start(node + 1, begin)
+    count = np.int64(cum[end] - cum[start]) if len(cum) else end - start
+    if count == 0 or count > len(seen):
+        return count > 0
+    return count > _count_below(seen, end) - _count_below(seen, start)
+
+
+@_compiled
+def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, node, parent, out_node, out_logp, out_row):
+    """Fill out_node, out_logp, out_row [B, J].
+
+    begin: empty at the last level, where node c is sorted position c, and `order` breaks ties; else `order` is empty.
+    cum: empty = all allowed. logp float32 [R, V]: log-probabilities, or logits to be normalised over children.
+    """
+    rows, beams = parent.shape
+    width = out_logp.shape[1]
+    room = 3 * width + 64
+    key = np.empty(room, dtype=np.int64)  # as `step.order_key`: one integer orders by score, then tie
+    slot = np.empty(room, dtype=np.int64)  # child * beams + beam
+    number = np.empty(1, dtype=np.float32)
+    bits = number.view(np.int32)
+    for row in range(rows):
+        size = 0
+        worst = np.float32(-np.inf)  # children below it are not among the best
+        broken = False
+        for beam in range(beams):
+            above = parent[row, beam]
+            if above == -np.inf or above < worst:
+                break
+            level = logp[row * beams + beam]
+            lo, hi = first[node[row, beam]], first[node[row, beam] + 1]
+            inside = seen[row]
+            inside = inside[_count_below(inside, _start(lo, begin)) : _count_below(inside, _start(hi, begin))]
+            norm = _children_normaliser(level, code, lo, hi) if over_children else np.float32(0.0)
+            broken |= np.isnan(norm) or np.isnan(above) or np.isnan(level[0])
+            for child in range(lo, hi):
+                new = above
+                if code[child] >= 0:
+                    new += weight * min(level[np.uint32(code[child])] - norm, np.float32(0.0))
+                if new < worst or new == -np.inf or not _alive(child, begin, cum, inside):
+                    continue
+                number[0] = new + np.float32(0.0)  # -0 and 0 are one score
+                rising = np.int64(bits[0]) if bits[0] >= 0 else -np.int64(bits[0] & 0x7FFFFFFF)
+                key[size] = (rising << 31) - (order[child] if len(order) else child)
+                slot[size] = child * beams + beam
+                size += 1
+                if size == room:
+                    _keep_best(key, slot, size, width)
+                    size = width
+                    rising = (key[:width].min() + 0x7FFFFFFF) >> 31
+                    bits[0] = rising if rising >= 0 else -rising - 0x80000000
+                    worst = number[0]
+        if size > width:
+            _keep_best(key, slot, size, width)
+            size = width
+        _sort_falling(key, slot, size)
+        for rank in range(width):
+            if rank < size:
+                rising = (key[rank] + 0x7FFFFFFF) >> 31
+                bits[0] = rising if rising >= 0 else -rising - 0x80000000
+                out_logp[row, rank] = number[0]
+                out_node[row, rank] = slot[rank] // beams
+                out_row[row, rank] = row * beams + slot[rank] % beams
+            else:
+                out_logp[row, rank] = -np.inf
+                out_node[row, rank] = 0
+                out_row[row, rank] = row * beams
+        if broken:
+            out_logp[row] = np.nan
+
+
+_EMPTY = np.empty(0, dtype=np.int32)
+
+
+def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: int, *, normalise: Normalise, weight: float,
+           limit: Limits) -> tuple[Frontier, Tensor]:
+    """Return what `step.expand` returns, for tensors on the CPU."""
+    rows = len(beams.node)
+    last = level == tree.levels - 1
+    over_children = normalise == "children"
+    logp = logits.contiguous() if over_children else torch.log_softmax(logits, dim=1)
+    node = np.empty((rows, width), dtype=np.int64)
+    score = np.empty((rows, width), dtype=np.float32)
+    row = np.empty((rows, width), dtype=np.int64)
+    _expand(tree.code[level].numpy(), tree.first[level].numpy(), _EMPTY if last else tree.begin[level].numpy(),
+            tree.order.numpy() if last else _EMPTY, _EMPTY if limit.cum is None else limit.cum.numpy(), limit.seen.numpy(),
+            logp.numpy(), over_children, np.float32(weight), beams.node.numpy(), beams.logp.numpy(), node, score, row)
+    return Frontier(torch.from_numpy(node), torch.from_numpy(score)), torch.from_numpy(row).flatten()

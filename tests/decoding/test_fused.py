@@ -1,0 +1,34 @@
+import logging
+
+import numba
+import pytest
+import torch
+
+from semid.decoding import fused
+
+
+def test_without_a_writable_folder_the_code_is_compiled_in_memory(monkeypatch, caplog):
+    compile_ = numba.njit
+
+    def no_folder(*, nogil, cache=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_(nogil=nogil)
+
+    monkeypatch.setattr(numba, "njit", no_folder)
+    with caplog.at_level(logging.WARNING):
+        double = fused._compiled(lambda x: 2 * x)
+    assert double(21) == 42
+    assert "NUMBA_CACHE_DIR" in caplog.text
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 500])
+def test_the_best_are_kept_and_sorted(size):
+    rng = torch.Generator().manual_seed(size)
+    key = torch.randperm(10_000, generator=rng)[:size]
+    for width in {1, size // 2 + 1, size}:
+        kept, slot = key.clone(), torch.arange(size)
+        fused._keep_best(kept.numpy(), slot.numpy(), size, width)
+        fused._sort_falling(kept.numpy(), slot.numpy(), width)
+        assert kept[:width].tolist() == sorted(key.tolist(), reverse=True)[:width]
+        assert torch.equal(key[slot[:width]], kept[:width])
