@@ -19,7 +19,7 @@ from torch import Tensor
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
 from semid.errors import ConfigError
-from semid.evaluation.evaluate import resolve_seen, sample
+from semid.evaluation.evaluate import resolve_seen
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
 from semid.recipes import item_knn
@@ -31,7 +31,7 @@ from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.training.fit import Optimization, Validation, fit
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
-from semid.validation import LOOK, measure
+from semid.validation import measure, sample
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fusion": {"fusion": True},
@@ -141,7 +141,7 @@ def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, 
     """Pick the pooling weight by validation NDCG@10, under the seen rule that the data call for."""
 
     seen = resolve_seen("auto", data.train)
-    cases = sample(data.valid, LOOK, seed=0)
+    cases = sample(data.valid)
     if not len(cases):
         raise ConfigError("semid:fusion: the split has no validation case to choose the weight on; use semid without fusion")
     weights = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
