@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             child = [sys.executable, __file__, "--measure", str(file)]
             found = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
             result[kind] = {**found, "file_bytes": file.stat().st_size}
-            print(f"{kind}: {found['events']:,} events in {found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of processor), "
+            print(f"{kind}: {found['events']:,} events in {found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of CPU), "
                   f"peak {found['peak_bytes'] / 1e9:.2f} GB")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -184,8 +184,8 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
                            "(SELECT DISTINCT a FROM events WHERE bad IS NULL)")
         actions = tuple(_column(connection, "SELECT a FROM action_rows ORDER BY n").tolist())
         if len(actions) > np.iinfo(np.int16).max:
-            raise DataError(f"{events.source.name}: action column {events.columns['action']!r} has {len(actions):,} values; want "
-                            "at most 32,767; it is probably not an action, name another with --action")
+            raise DataError(f"{events.source.name}: action column {events.columns['action']!r} has {len(actions):,} values; "
+                            "want at most 32,767; it is probably not an action, name another with --action")
         selected["action"] = ("CAST(action_rows.n AS SMALLINT)", np.int16)
         joins += " JOIN action_rows ON action_rows.a = e.a"
     within = [] if in_file_order else [SHORT[role] for role in ("position", "time") if role in events.columns]
@@ -216,7 +216,7 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
         return (f"CASE WHEN isfinite({number}) THEN CASE WHEN {number} = trunc({number}) AND abs({number}) < 9e15 "
                 f"THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE CAST({number} AS VARCHAR) END END")
     if type_ != "VARCHAR" and not type_.startswith("ENUM"):
-        raise DataError(f"{where}: want strings or whole numbers as ids, got {type_}; cast it first or name another column")
+        raise DataError(f"{where}: want strings or whole numbers as ids, got {_known(type_)}; cast it first or name another")
     found = _text(column if type_ == "VARCHAR" else f"CAST({column} AS VARCHAR)")
     as_floats = ("SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) "
                  "FROM (SELECT {} AS x FROM {}{}) WHERE x IS NOT NULL")
@@ -238,7 +238,7 @@ def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str,
         cast = f"CAST({column} AS TIMESTAMPTZ)"
         return TimeUnit(f"CASE WHEN isfinite({cast}) THEN epoch_us({cast}) END", 1_000_000, f"{where}: dates, read as UTC")
     if type_ not in (*INTEGERS, "FLOAT", "DOUBLE", "VARCHAR") and not type_.startswith("DECIMAL"):
-        raise DataError(f"{where}: want Unix time, dates or ISO 8601 text, got {type_}; cast it first or name another column")
+        raise DataError(f"{where}: want Unix time, dates or ISO 8601 text, got {_known(type_)}; cast it first or name another")
     number = f"TRY_CAST({column} AS DOUBLE)"
     moment = (f"coalesce(TRY_CAST({column} AS TIMESTAMPTZ), CAST(try_strptime({column}, ['%m %d, %Y']) AS TIMESTAMPTZ))"
               if type_ == "VARCHAR" else "CAST(NULL AS TIMESTAMPTZ)")
@@ -261,6 +261,11 @@ def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str,
     ticks = (f"CASE WHEN isfinite({number}) AND abs({number}) < {9e18 / scale!r} "
              f"THEN CAST(floor({number} * {scale}) AS BIGINT) END")
     return TimeUnit(ticks, per_second * scale, f"{where}: {name} since 1970, told by their size")
+
+
+def _known(type_: str) -> str:
+    """A type for people; DuckDB's NULL is the type of a column without a value."""
+    return "an empty column" if type_ == '"NULL"' else type_
 
 
 def _whole(column: str, type_: str) -> str:

@@ -11,6 +11,7 @@ import gzip
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ ENDINGS = {".inter.json": "sequences", ".item.json": "letter_items", ".inter": "
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 MEMORY = "1GB"
 """What DuckDB may hold before it spills to the temporary folder."""
+
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""What a missing right, a broken disk or a damaged .gz raises."""
 
 Bad = tuple[int, str, str | None, str]
 """(line from 1, column, value, reason)"""
@@ -165,13 +169,17 @@ def _readable(path: Path) -> None:
         raise DataError(f"{path}: no such file{did_you_mean(path.name, siblings)}")
     if not path.is_file():
         raise DataError(f"{path}: want a file, got a {'folder' if path.is_dir() else 'special file'}")
+    if not _first_bytes(path):
+        raise DataError(f"{path}: the file is empty; want a header or a first row")
+
+
+def _first_bytes(path: Path) -> bytes:
+    """The first line, at most 1 MiB of it."""
     try:
         with open_text(path) as file:
-            first = file.read(1)
-    except (OSError, EOFError) as error:
+            return file.readline(1 << 20)
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    if not first:
-        raise DataError(f"{path}: the file is empty; want a header or a first row")
 
 
 def open_text(path: Path) -> IO[bytes]:
@@ -182,8 +190,11 @@ def open_text(path: Path) -> IO[bytes]:
 def _open_parquet(connection: duckdb.DuckDBPyConnection, path: Path, what: str) -> Source:
     if path.name.lower().endswith(".gz"):  # DuckDB reads Parquet by offsets, so it needs it unpacked
         unpacked = Path(connection.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]) / f"{what}.parquet"
-        with open_text(path) as packed, unpacked.open("wb") as out:
-            shutil.copyfileobj(packed, out)
+        try:
+            with open_text(path) as packed, unpacked.open("wb") as out:
+                shutil.copyfileobj(packed, out)
+        except UNREADABLE as error:
+            raise DataError(f"{path}: cannot be unpacked ({error})") from None
         pattern = literal(str(unpacked))
     else:
         pattern = literal(_no_glob(path))
@@ -196,10 +207,8 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, path: Path, what: str) 
 
 
 def _open_csv(path: Path, kind: str, what: str) -> Source:
-    with open_text(path) as file:
-        header = file.readline(1 << 20)
     try:
-        line = header.decode("utf-8-sig").rstrip("\r\n")
+        line = _first_bytes(path).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise DataError(f"{path}:1: the header is not UTF-8 text; save the file as UTF-8") from None
     if not line.strip():

@@ -66,16 +66,17 @@ def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: st
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str) -> list[str]:
-    """Columns of a text file as the type that every value of them has: integers, numbers, else text ("007" stays text)."""
+    """Columns of a text file as the type that every value of them has: integers, numbers, else text ("007" stays text).
+    Categories of a data frame become text."""
     texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv"]
-    if not texts:
-        return [quoted(name) for name in source.columns]
+    types = {name: "VARCHAR" for name, type_ in source.columns.items() if type_.startswith("ENUM")}
     tests = ", ".join(f"bool_and(CAST(TRY_CAST({quoted(n)} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM {quoted(n)}) "
                       f"FILTER ({quoted(n)} IS NOT NULL), "
                       f"bool_and(TRY_CAST({quoted(n)} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({quoted(n)}, '^-?0[0-9]')) "
                       f"FILTER ({quoted(n)} IS NOT NULL)" for n in texts)
-    found = connection.execute(f"SELECT {tests} FROM {relation}").fetchall()[0]
-    types = {name: "BIGINT" if found[2 * k] else "DOUBLE" for k, name in enumerate(texts) if found[2 * k] or found[2 * k + 1]}
+    if texts:
+        found = connection.execute(f"SELECT {tests} FROM {relation}").fetchall()[0]
+        types |= {name: "BIGINT" if found[2 * k] else "DOUBLE" for k, name in enumerate(texts) if any(found[2 * k:2 * k + 2])}
     return [f"CAST({quoted(name)} AS {types[name]}) AS {quoted(name)}" if name in types else quoted(name)
             for name in source.columns]
 

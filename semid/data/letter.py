@@ -12,6 +12,7 @@ import gzip
 import json
 import logging
 import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,8 +113,8 @@ def _load(path: Path) -> dict[str, Any]:
         packed = path.read_bytes()
         text = gzip.decompress(packed) if path.name.lower().endswith(".gz") else packed
         loaded = json.loads(text, object_pairs_hook=unique)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     if not isinstance(loaded, dict):
