@@ -1,0 +1,102 @@
+"""The two-level generator: stepping equals teacher forcing, only real children get probability, padding changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from semid.data.batch import SequenceBatches, history_batch
+from semid.decoding.exhaustive import exhaustive
+from semid.errors import ConfigError
+from semid.generators.two_level import GAPS, TwoLevel, gap_bucket
+from semid.objectives.next_codes import NextCodes
+from semid.types import SemanticIds
+from tests.toyworld.world import walk
+
+N, SIZES = 64, (5, 6, 7)
+
+
+def some_ids(seed: int = 0) -> SemanticIds:
+    every = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing="ij"), axis=-1).reshape(-1, 3)
+    return SemanticIds(np.random.default_rng(seed).permutation(every)[:N].astype(np.int16), SIZES)
+
+
+@pytest.fixture
+def model() -> TwoLevel:
+    torch.manual_seed(0)
+    model = TwoLevel(some_ids(), width=16, heads=2, feedforward=32, max_length=20, start=torch.randn(N, 16),
+                     content=torch.randn(N, 9)).eval()
+    for table in model.node:
+        torch.nn.init.normal_(table)
+    return model
+
+
+@torch.no_grad()
+def test_only_existing_children_have_probability(model):
+    batch = SequenceBatches(walk().train, max_length=20, tokens=128, seed=0).at(0)
+    logits = model.logits(batch)
+    codes = model.codes[batch.target[batch.target >= 0]].long()
+    assert torch.equal(logits > -torch.inf, model.tree.child_mask(codes))
+
+
+@torch.no_grad()
+def test_steps_equal_teacher_forcing(model):
+    world = walk(users=8)
+    batch = SequenceBatches(world.train, max_length=20, tokens=1000, seed=0).at(0)
+    histories = history_batch([row[: int(n)].numpy() for row, n in zip(batch.item, batch.length, strict=True)], max_history=20)
+    histories.time.copy_(batch.time)
+    last = batch.target[torch.arange(len(batch)), batch.length - 1]
+    forced = model.logits(batch).view(*batch.target.shape, 3, -1)[torch.arange(len(batch)), batch.length - 1]
+    state, codes = model.start(histories), None
+    for level in range(3):
+        logits, state = model.step(state, codes)
+        assert torch.allclose(logits, forced[:, level], atol=1e-5)
+        codes = model.codes[last, level].long()
+
+
+@torch.no_grad()
+def test_the_probabilities_of_all_items_sum_to_one(model):
+    scores = exhaustive(model, history_batch([np.array([1, 2, 3]), np.array([], np.int64)], max_history=20), model.tree)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(2), atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(model):
+    alone = model.start(history_batch([np.array([4, 9])], max_history=20)).user
+    padded = model.start(history_batch([np.array([4, 9]), np.arange(15)], max_history=20)).user
+    assert torch.allclose(alone[0], padded[0], atol=1e-5)
+
+
+def test_the_loss_is_the_negative_log_probability_of_the_target(model):
+    batch = SequenceBatches(walk(users=4).train, max_length=20, tokens=1000, seed=0).at(0)
+    row = torch.zeros(1, dtype=torch.int64)
+    single = type(batch)(item=batch.item[row], time=batch.time[row], length=batch.length[row], user=batch.user[row],
+                         target=torch.where(torch.arange(batch.item.shape[1]) == batch.length[row] - 1, batch.target[row], -1))
+    loss = NextCodes()(model, single).total
+    history = history_batch([single.item[0].numpy()], max_history=20)
+    history.time.copy_(single.time)
+    target = single.target[0, int(single.length[0]) - 1]
+    assert torch.allclose(-loss, exhaustive(model, history, model.tree)[0, target], atol=1e-4)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_without_node_vectors_siblings_are_told_apart_by_code_alone():
+    torch.manual_seed(0)
+    model = TwoLevel(some_ids(), width=16, heads=2, feedforward=32, max_length=20, has_node_vectors=False, has_time_gaps=False)
+    assert not list(model.node)
+    assert model.input.item is None
+
+
+def test_padded_codes_are_refused():
+    codes = some_ids().codes.copy()
+    codes[3, 2] = -1
+    with pytest.raises(ConfigError, match="codes of one length"):
+        TwoLevel(SemanticIds(codes, SIZES))
+
+
+def test_gaps_double():
+    day = 86_400
+    time = torch.tensor([[0, 5, day + 5, 3 * day + 5, 7 * day + 6, 10_000 * day]])
+    assert gap_bucket(time).tolist() == [[0, 0, 1, 2, 3, GAPS - 1]]
