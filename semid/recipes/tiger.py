@@ -45,7 +45,7 @@ class Config:
     levels: int = 3
     size: int = 256
     latent: int = 32
-    tokenizer_steps: int = 6000
+    tokenizer_steps: int = 3000
     width: int = 128
     heads: int = 6
     head_width: int = 64
