@@ -226,9 +226,7 @@ def _open_csv(path: Path, kind: str, what: str) -> Source:
     if kind == "recbole":
         pairs = [name.partition(":") for name in names]
         names, types = [name for name, _, _ in pairs], {name: type_ for name, _, type_ in pairs}
-    if len(set(names)) < len(names) or "" in names:
-        twice = next(name for name in names if names.count(name) > 1 or not name)
-        raise DataError(f"{path}:1: want a name of its own for each column, got {twice!r} in {line[:80]!r}")
+    _distinct(names, f"{path}:1")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     scan = (f"read_csv({literal(_no_glob(path))}, auto_detect = false, header = true, delim = {literal(delimiter)}, "
             f"quote = {literal(quote)}, escape = {literal(quote)}, columns = {{{columns}}}, store_rejects = true, "
@@ -239,6 +237,15 @@ def _open_csv(path: Path, kind: str, what: str) -> Source:
         scan = f"(SELECT * REPLACE ({split}) FROM {scan})"
     types = {name: "VARCHAR[]" if name in sequences else "VARCHAR" for name in names}
     return Source(str(path), scan, types, "csv", path, quote=quote)
+
+
+def _distinct(names: Sequence[str], where: str) -> None:
+    """SQL does not tell upper from lower case, so names that differ in case alone are one name twice."""
+    plain = [name.lower() for name in names]
+    wrong = next((name for name in names if not name or plain.count(name.lower()) > 1), None)
+    if wrong is not None:
+        raise DataError(f"{where}: want a name of its own for each column, upper and lower case being one, got {wrong!r} "
+                        f"{'as a name' if not wrong else 'twice'} in {listed(names)}")
 
 
 def _cells(line: str, delimiter: str, quote: str) -> list[str]:
@@ -266,6 +273,7 @@ def _open_jsonl(connection: duckdb.DuckDBPyConnection, path: Path, what: Literal
     keys: dict[str, Any] = json.loads(structure) if structure else {}
     if not keys:
         raise DataError(f"{path}: want JSON Lines, one object {{\"user_id\": ..., \"item_id\": ...}} a line, got no such line")
+    _distinct(list(keys), str(path))
     columns = {key: _json_type(type_) if what == "items" else "VARCHAR" for key, type_ in keys.items()}
     parts = [_json_value(key, type_) + f" AS {quoted(key)}" for key, type_ in columns.items()]
     broken = "broken" + "_" * max(map(len, columns))  # longer than any key, so none has this name
@@ -293,9 +301,9 @@ def _to_arrow(source: Any, what: str) -> pa.Table:
     """Any table that speaks Arrow's C stream interface (pandas, polars, Arrow, DuckDB) or a dict of columns."""
     try:
         table = pa.table(source)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError) as error:
         reason = "; ".join(map(str, error.args))
-        raise DataError(f"{what}: a column mixes types ({reason}); make it one type, such as str") from None
+        raise DataError(f"{what}: a column cannot be read as one type ({reason}); make it text, say") from None
     except TypeError:
         raise DataError(f"{what}: want a path or a pandas, polars, Arrow or DuckDB table, got {type(source).__name__}"
                         + ("; call .collect() first" if type(source).__name__ == "LazyFrame" else "")) from None
@@ -304,8 +312,7 @@ def _to_arrow(source: Any, what: str) -> pa.Table:
 
 def _from_arrow(connection: duckdb.DuckDBPyConnection, table: pa.Table, name: str, kind: Literal["table", "sequences"],
                 what: str) -> Source:
-    if len(set(table.column_names)) < len(table.column_names):
-        raise DataError(f"{name}: want distinct column names, got {listed(table.column_names)}")
+    _distinct(table.column_names, name)
     view = f"given_{what}"
     connection.register(view, table)
     columns = _describe(connection, view)

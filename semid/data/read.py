@@ -97,6 +97,9 @@ def read(
         rows_in = staged.num_rows + len(staged.bad)
         if not rows_in:
             raise DataError(f"{source.name}: want at least one event, got a header without rows")
+        if not staged.num_rows:
+            line, _, _, reason = staged.bad[0]
+            raise DataError(f"{source.name}:{line}: not a single row could be read ({reason}); mind quotes and delimiters")
         checked = event_rows.check_events(connection, source, staged, chosen.chosen)
         num_bad = checked.num_bad + len(staged.bad)
         every = on_bad_rows == "drop"
@@ -191,11 +194,12 @@ def _refuse_duplicates(arrays: event_rows.Arrays, checked: event_rows.Events) ->
     repeats = np.sort(arrays.row[~filters.first_of_pair(arrays)])
     if len(repeats):
         shown = repeats[:SHOWN]
-        item_of = dict(zip(arrays.row.tolist(), arrays.item.tolist())) if len(repeats) else {}
-        lines = lines_of(checked.source, checked.staged, shown).tolist()
-        fail_on(bad_rows_table(checked.source.name, [(line, checked.columns["item"], str(arrays.item_ids[item_of[row]]),
-                                                      "the user has this item already (duplicates=\"error\")")
-                                                     for line, row in zip(lines, shown.tolist())]), len(repeats))
+        order = np.argsort(arrays.row)
+        ids = arrays.item_ids[arrays.item[order[np.searchsorted(arrays.row, shown, sorter=order)]]]
+        lines = lines_of(checked.source, checked.staged, shown)
+        rows = [(int(line), checked.columns["item"], str(id_), "the user has this item already (duplicates=\"error\")")
+                for line, id_ in zip(lines, ids)]
+        fail_on(bad_rows_table(checked.source.name, rows), len(repeats))
 
 
 def _times(arrays: event_rows.Arrays, checked: event_rows.Events, in_file_order: bool, notes: list[str],
@@ -249,7 +253,8 @@ def fingerprint(interactions: Interactions, catalog: Catalog) -> str:
         digest.update(b"-" if column is None else np.ascontiguousarray(column).view(np.uint8).data)
     with duckdb.connect() as connection:
         connection.register("attributes", catalog.table)
-        rows = connection.sql("SELECT CAST(to_json(attributes) AS VARCHAR) FROM attributes").to_arrow_reader(1 << 16)
+        row = "row" + "_" * max(map(len, catalog.table.column_names))  # longer than any column, so it means the whole row
+        rows = connection.sql(f"SELECT CAST(to_json({row}) AS VARCHAR) FROM attributes AS {row}").to_arrow_reader(1 << 16)
         for batch in rows:
             digest.update("\n".join(row or "" for row in batch.column(0).to_pylist()).encode())
     return digest.hexdigest()[:16]

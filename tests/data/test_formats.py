@@ -146,7 +146,7 @@ def test_a_missing_column_is_named_with_its_option(tmp_path, header, want):
 
 
 def test_lines_the_parser_refuses_are_bad_rows_with_their_true_line(tmp_path):
-    path = text(tmp_path / "e.csv", b'user_id,item_id,timestamp\nu,x,1600000000\n\n"u\n1",y,1600000001\n'
+    path = text(tmp_path / "e.csv", b'\xef\xbb\xbfuser_id,item_id,timestamp\nu,x,1600000000\n\n"u\n1",y,1600000001\n'
                                     b'u,z\nu,w,1,2\n,q,1600000003\n'
                                     b'u,\xff,1600000000\nu,last,soon\n')
     found = bad_rows(path)
@@ -187,7 +187,9 @@ def test_bad_rows_are_written_to_a_file(tmp_path):
     ("e.parquet", b"PAR1 but not really", "not a Parquet file"), ("e.csv.gz", b"no gzip at all", "cannot be read"),
     ("e.xlsx", b"PK", "unknown kind of file"), ("e.csv", b"\xff\xfea\x00", "not UTF-8"),
     ("e.csv", b"\n1,2\n", "the first line is empty"),
-    ("e.csv", b"a,a\n1,2\n", "a name of its own"), ("e.csv", b"user_id,,x\n1,2,3\n", "a name of its own")])
+    ("e.csv", b"a,A\n1,2\n", "got 'a' twice"), ("e.jsonl", b'{"a": 1, "A": 2}\n', "got 'a' twice"),
+    ("e.csv", b'user_id,item_id,timestamp\nu,"x,1\n', "not a single row could be read"),
+    ("e.csv", b"user_id,,x\n1,2,3\n", "a name of its own")])
 def test_files_that_are_not_what_they_say_are_refused(tmp_path, name, content, want):
     assert want in complaint(text(tmp_path / name, content))
 
