@@ -167,9 +167,9 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     if folder is not None:
         recommender.save(folder)
         write_json(folder / "config.json", about)
-        for file in folder.glob(".*.checkpoint.safetensors"):
-            file.unlink()
         write_manifest(folder)
+        for file in [*folder.glob(".*.checkpoint.safetensors"), *folder.glob(".*.tmp")]:
+            file.unlink()  # after the manifest: a run killed in between is finished, not begun again
     return run
 
 
@@ -246,7 +246,7 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
                               f"the run has {earlier['data']['fingerprint']}); choose another --out")
         if (folder / "manifest.json").exists():
             return load(folder)
-    elif resume and folder.exists() and any(folder.iterdir()):
+    elif resume and folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ConfigError(f"{folder}: nothing to resume (no config.json), and the folder isn't empty; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,7 +304,7 @@ def load_data(folder: Path) -> tuple[Catalog, Interactions]:
     catalog = Catalog(items, table.select([n for n in table.column_names if not n.startswith("semid:")]), text)
     rows = pq.read_table(folder / "interactions.parquet")
     users = IdMap(pq.read_table(folder / "users.parquet")["user_id"].to_pylist())
-    columns = {name: np.array(rows[name]) for name in rows.column_names}  # copies: torch wants arrays it may write to
+    columns = {name: np.array(rows[name].to_numpy()) for name in rows.column_names}  # copies: torch wants arrays it may write to
     return catalog, Interactions(users=users, items=items, time_unit=rows.schema.metadata[b"time_unit"].decode(), **columns)
 
 

@@ -7,6 +7,8 @@ checkpoint. So a killed run that resumes ends with the same bits on CPU as one t
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -71,7 +73,7 @@ class Validation:
 
 @dataclass
 class Fitted:
-    """What a training run did. best_step is the step whose weights the model now has; seconds include earlier, resumed parts."""
+    """What a training run did. best_step is the step whose weights the model now has; seconds include earlier parts of it."""
 
     steps: int
     best_step: int
@@ -98,8 +100,9 @@ def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int,
     optimizer = torch.optim.AdamW(_groups(model, optimization.weight_decay), lr=optimization.learning_rate,
                                   betas=(optimization.beta1, optimization.beta2), fused=True)
     state = Checkpoint()
-    if resume and checkpoint is not None and checkpoint.exists():
-        state = load_checkpoint(checkpoint, model, optimizer)
+    if resume:
+        if checkpoint is not None and checkpoint.exists():
+            state = load_checkpoint(checkpoint, model, optimizer)
         log.rewind(stage, state.step)
     began, cpu_began, saved = time.perf_counter(), time.process_time(), time.perf_counter()
     earlier, cpu_earlier = state.seconds, state.cpu_seconds
@@ -113,47 +116,49 @@ def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int,
             save_checkpoint(checkpoint, model, optimizer, state)
             saved = time.perf_counter()
 
-    with _deterministic(device):
+    with _deterministic(device), _held_interrupt() as interrupt:
         model.train()
-        try:
-            while state.step < steps and not state.stopped:
-                rate = optimization.rate(state.step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.zero_grad(set_to_none=True)
-                for micro in range(optimization.accumulate):
-                    batch = batches.at(state.step * optimization.accumulate + micro).to(device)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=optimization.precision == "bf16"):
-                        loss = objective(model, batch)
-                    (loss.total / optimization.accumulate).backward()
-                    window.append(loss.total.detach())
-                    for name, part in loss.parts.items():
-                        window_parts.setdefault(name, []).append(part.detach())
-                norm = nn.utils.clip_grad_norm_(model.parameters(), optimization.clip)
-                if not torch.isfinite(norm):
-                    raise ConfigError(f"{stage}: the loss or its gradient is not finite at step {state.step + 1} (loss "
-                                      f"{window[-1].item():g}); try a lower learning rate or --set precision=fp32")
-                optimizer.step()
-                state.step += 1
-                state.seconds = earlier + time.perf_counter() - began
-                state.cpu_seconds = cpu_earlier + time.process_time() - cpu_began
-                if state.step % report_every == 0 or state.step == steps:
-                    parts = {name: torch.stack(values).mean().item() for name, values in window_parts.items()}
-                    log.write(stage, step=state.step, steps=steps, epoch=state.step * optimization.accumulate / batches.steps_per_epoch,
-                              loss=torch.stack(window).mean().item(), parts=parts, rate=rate, seconds=round(state.seconds, 1))
-                    window, window_parts = [], {}
-                if validation is not None and (state.step % validation.every == 0 or state.step == steps):
-                    _look(model, validation, state, log, stage, steps)
-                    save()
-                elif time.perf_counter() - saved >= checkpoint_seconds:
-                    save()
-        except KeyboardInterrupt:
-            save()
-            raise Interrupted(f"{stage}: stopped at step {state.step:,} of {steps:,}") from None
+        while state.step < steps and not state.stopped:
+            if interrupt.is_pending:
+                save()
+                raise Interrupted(f"{stage}: stopped at step {state.step:,} of {steps:,}")
+            rate = optimization.rate(state.step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            for micro in range(optimization.accumulate):
+                batch = batches.at(state.step * optimization.accumulate + micro).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=optimization.precision == "bf16"):
+                    loss = objective(model, batch)
+                (loss.total / optimization.accumulate).backward()
+                window.append(loss.total.detach())
+                for name, part in loss.parts.items():
+                    window_parts.setdefault(name, []).append(part.detach())
+            norm = nn.utils.clip_grad_norm_(model.parameters(), optimization.clip)
+            if not torch.isfinite(norm):
+                raise ConfigError(f"{stage}: the loss or its gradient is not finite at step {state.step + 1} (loss "
+                                  f"{window[-1].item():g}); try a lower learning rate or --set precision=fp32")
+            optimizer.step()
+            state.step += 1
+            state.seconds = earlier + time.perf_counter() - began
+            state.cpu_seconds = cpu_earlier + time.process_time() - cpu_began
+            if state.step % report_every == 0 or state.step == steps:
+                parts = {name: torch.stack(values).mean().item() for name, values in window_parts.items()}
+                epoch = state.step * optimization.accumulate / batches.steps_per_epoch
+                log.write(stage, step=state.step, steps=steps, epoch=epoch, loss=torch.stack(window).mean().item(), parts=parts,
+                          rate=rate, seconds=round(state.seconds, 1))
+                window, window_parts = [], {}
+            if validation is not None and (state.step % validation.every == 0 or state.step == steps):
+                _look(model, validation, state, log, stage, steps)
+                save()
+            elif time.perf_counter() - saved >= checkpoint_seconds:
+                save()
     if state.best:
         model.load_state_dict(state.best)
     model.eval()
     save()
+    if interrupt.is_pending:
+        raise Interrupted(f"{stage}: stopped after its last step")
     return Fitted(state.step, state.best_step or state.step, state.best_value, state.seconds, state.cpu_seconds, state.history)
 
 
@@ -179,6 +184,32 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
     trained = [p for p in model.parameters() if p.requires_grad]
     return [{"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}]
+
+
+class _Interrupt:
+    """Whether Ctrl-C was pressed and waits to be obeyed."""
+
+    is_pending = False
+
+    def press(self, signum: int, frame: object) -> None:
+        if self.is_pending:
+            raise KeyboardInterrupt
+        self.is_pending = True
+
+
+@contextmanager
+def _held_interrupt():
+    """Hold Ctrl-C back until a step is whole: a checkpoint of half a step would not go on to the same bits. A second press goes
+    through at once. Outside the main thread signals cannot be caught, and are left alone."""
+    interrupt = _Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = signal.signal(signal.SIGINT, interrupt.press)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
