@@ -1,8 +1,8 @@
 """The command line: a closed list of verbs, each a thin function over the Python API.
 
-Results go to stdout (tables, or JSON with --json and then nothing else); progress, warnings and errors go to stderr.
-Exit codes: 0 done, 2 a mistake that the user can mend (one message), 130 interrupted (with the command that goes on), 1 a defect.
-torch, DuckDB and Arrow are imported inside the verbs, so that `--help` answers at once.
+Results go to stdout (tables, or with --json one JSON value and nothing else); progress, warnings and errors go to stderr.
+Exit codes: 0 done; 2 a mistake that the user can mend, told in one message; 130 interrupted, with the command that goes on;
+1 a defect. torch, DuckDB and Arrow are imported inside the verbs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,121 +14,47 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 from tyro.conf import arg
 
-from semid.errors import ConfigError, RunError, SemidError, did_you_mean
+from semid import flags
+from semid.errors import ConfigError, SemidError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from semid.data.read import Dataset
+    from semid.compare import Table
     from semid.training.log import Log
     from semid.training.progress import Progress
-    from semid.types import Protocol
 
-Column = Annotated[str | None, arg(metavar="COLUMN", help_behavior_hint="(default: guessed by name)")]
-Setting = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")]
-Device = Annotated[str, arg(metavar="auto|cpu|cuda")]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How to read the tables; `semid data check` shows what was guessed."""
-
-    items: Annotated[str | None, arg(metavar="ITEMS", help_behavior_hint="(default: none, or items.* in the folder)")] = None
-    """table of items: ids, titles, attributes"""
-    user: Column = None
-    """column with user ids"""
-    item: Column = None
-    """column with item ids"""
-    time: Column = None
-    """column with times: seconds, milliseconds, dates or ISO 8601"""
-    position: Column = None
-    """column with the place of an event in its user's history; wins over the time"""
-    action: Column = None
-    """column with the kind of event"""
-    value: Column = None
-    """column with a rating or amount"""
-    split_column: Column = None
-    """column with train, valid or test"""
-    item_id: Column = None
-    """id column of the items table"""
-    text: Annotated[tuple[str, ...], arg(metavar="COLUMN", help_behavior_hint="(repeatable; default: all strings that are no ids)")] = ()
-    """column of the items table that a text encoder reads"""
-    view: Annotated[tuple[str, ...], arg(metavar="NAME=FILE.npy")] = ()
-    """vectors of the items, one row an item"""
-    order: Literal["time", "file"] = "time"
-    """file: the rows stand in the order of time already"""
-    on_bad_rows: Literal["fail", "drop"] = "fail"
-    """drop: leave bad rows out, and say so"""
-    duplicates: Literal["keep", "first", "last", "error"] = "keep"
-    """what to do with repeated (user, item) pairs"""
-    user_core: int = 0
-    """users with fewer events leave (repeated with --item-core until none does)"""
-    item_core: int = 0
-    """items with fewer events leave"""
-    min_events: int = 0
-    """users with fewer events leave, once, at the end"""
-
-
-@dataclass(frozen=True)
-class Splitting:
-    """What trains, what is asked, and what a model may see. Numbers are comparable only under one protocol."""
-
-    split: Literal["leave_one_out", "time", "column", "cold_items", "cold_users"] = "leave_one_out"
-    """leave_one_out: the last event is the test, the one before validation; time: a global cut; column: --split-column"""
-    max_history: int = 50
-    """last events of a history that a model sees"""
-    seen: Literal["keep", "remove"] = "keep"
-    """whether validation ranks items of the history too (test is always measured both ways)"""
-    shuffle_ties: Annotated[int | None, arg(metavar="SEED", help_behavior_hint="(default: the order of the source)")] = None
-    """seed of a random order among a user's events of equal time"""
-    valid_from: float = 0.8
-    """--split time: quantile of the times where validation begins"""
-    test_from: float = 0.9
-    """--split time: quantile of the times where the test begins"""
-    held_out: float = 0.1
-    """--split cold_items or cold_users: share that never trains"""
-    split_seed: int = 0
-    """--split cold_items or cold_users: which ones"""
-    min_history: int = 1
-    """cases with a shorter history are not asked"""
-
-    def protocol(self) -> Protocol:
-        """Return the library's value; raises `ConfigError` for numbers out of range."""
-        from semid.types import Protocol
-
-        if self.max_history < 1:
-            raise ConfigError(f"--max-history: want 1 or more, got {self.max_history}")
-        if not 0 < self.valid_from < self.test_from < 1:
-            raise ConfigError(f"--valid-from, --test-from: want 0 < valid < test < 1, got {self.valid_from} and {self.test_from}")
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"--held-out: want a share between 0 and 1, got {self.held_out}")
-        return Protocol(split=self.split, max_history=self.max_history, seen=self.seen, shuffle_ties=self.shuffle_ties,
-                        valid_from=self.valid_from, test_from=self.test_from, held_out=self.held_out, seed=self.split_seed,
-                        min_history=self.min_history)
+Recipe = Annotated[str, arg(metavar="RECIPE")]
+RunFolder = Annotated[Path, arg(metavar="RUN")]
 
 
 # The verbs: each docstring is its help -----------------------------------------------------------------------------------
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, quiet: bool = False) -> int:
-    """Check, train, compare and report on bundled real data (MovieLens latest-small). About five minutes on two cores.
+    """The main job on bundled real data (MovieLens): check, train, compare, recommend. Under five minutes.
 
-    JSON: {"table": as of `semid compare`, "report": path, "example": {"user", "history", "recommendations"}}.
+    Its settings are small so that it is quick; the numbers are not those of the results tables. Repeat the command to go on
+    after an interruption.
+
+    JSON: {"data", "systems", "comparisons", "report"} as of `semid compare`, and "example": {"user", "history",
+    "recommendations"}.
 
     Args:
-        out: folder for the runs and the report; repeat the command to go on after an interruption
-        seed: of the order among equal times and of the user shown
+        out: folder for the runs and the report
+        seed: which user is shown
         json: print JSON instead of tables
         quiet: no progress
     """
@@ -137,41 +63,43 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
     from semid import views
     from semid.compare import compare as compare_recipes
     from semid.data.bundled import movielens
-    from semid.data.check import check
     from semid.types import Protocol
 
     say = Voice(json)
-    say.step("1. Check the data: semid data check")
+    say.step("1. Read and check: semid data check")
     data = movielens()
-    say.about(check(data).render())
-    say.step("2. Train and compare: semid compare")
+    split = data.split(Protocol())
+    say.about(*views.summary(data, split))
+    say.step("2. Train five systems on the same events, ask all of them the same questions: semid compare")
     with say.progress(quiet) as progress:
-        table = compare_recipes(["semid"], data, protocol=Protocol(), out=out, name="ml-latest-small", settings=DEMO,
-                                log=_log_in(out, progress))
-    page = _write_comparison(table, out, "MovieLens latest-small", data)
+        table = compare_recipes(["semid"], split, out=out, settings=DEMO, log=_logs(out, progress))
+    page = _write_comparison(table, out, "MovieLens latest-small")
     for seen in table.comparisons:
-        say.show(views.comparison(table, seen))
+        say.show(*views.comparison(table, seen, wide=say.is_wide))
     say.step("3. Recommend: semid recommend")
     run = table.entries[-1].run
     user = str(np.random.default_rng(seed).choice(run.split.source.users.ids))
     answer = run.recommend(user=user, k=5)
     history = [run.catalog.titles[item] for item in run.history(user)]
-    say.show(views.recommendations(answer, f"user {user}", history))
-    say.result({"table": _table_dict(table), "report": str(page),
+    say.show(*views.recommendations(answer, f"user {user}", history))
+    say.result({"data": "MovieLens latest-small", **views.plain(table), "report": str(page),
                 "example": {"user": user, "history": history, "recommendations": answer}})
-    say.next([(f"open {page}", "the whole comparison with pictures"),
-              (f"semid recommend {run.folder} --user {user} --where \"'Comedy' in categories and year > 1990\"", "obey a rule"),
+    rule = shlex.quote("'Comedy' in categories and year > 1990")
+    say.next([(f"open {page}", "the comparison with pictures"),
+              (f"semid recommend {run.folder} --user {user} --where {rule}", "the same user under a rule"),
               ("semid data check EVENTS --items ITEMS", "your own tables: CSV, TSV, Parquet or JSON Lines"),
               ("semid compare semid --data EVENTS --items ITEMS --out runs/mine", "the same on your own tables")])
     return 0
 
 
-def data_check(events: Annotated[str, arg(metavar="EVENTS")], /, *, reading: Reading = Reading(), bad_rows: Path | None = None,
+def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUESSED, bad_rows: Path | None = None,
                json: bool = False) -> int:
     """Read the tables, say which column was taken for what, list every bad row with its line and reason.
 
     Exit code 2 if there are bad rows and --on-bad-rows is not drop.
-    JSON: {"fingerprint", "statistics", "report": {"event_columns", "guessed", "steps", "warnings", "num_bad_rows", "bad_rows"}}.
+
+    JSON: {"fingerprint", "statistics": {...}, "report": {"event_columns", "item_columns", "guessed", "steps", "notes",
+    "warnings", "num_bad_rows", "bad_rows": [{"file", "line", "column", "value", "reason"}], ...}}; the first 20 bad rows.
 
     Args:
         events: table of events (Parquet, CSV, TSV, JSON Lines, .inter), or a folder with interactions.* and items.*
@@ -179,31 +107,32 @@ def data_check(events: Annotated[str, arg(metavar="EVENTS")], /, *, reading: Rea
         bad_rows: CSV file for all bad rows
         json: print JSON instead of tables
     """
-    from dataclasses import replace
-
     from semid.data.check import check
 
     say = Voice(json)
-    data = read_tables(events, replace(reading, on_bad_rows="drop"))
-    found = check(data)
+    data = replace(reading, on_bad_rows="drop").read(events)
     if bad_rows is not None:
         data.report.write_bad_rows(bad_rows)
+    found = check(data)
     say.show(found.render())
     say.result(found.to_dict())
     number = data.report.bad_rows.num_rows
     if number and reading.on_bad_rows == "fail":
-        say.error(f"{number:,} bad {'row' if number == 1 else 'rows'} in {events}: mend them, or train with --on-bad-rows drop"
-                  + (f"; all of them are in {bad_rows}" if bad_rows else "; --bad-rows FILE writes all of them to a CSV file"))
+        where = f"all of them are in {bad_rows}" if bad_rows else "--bad-rows FILE writes all of them to a CSV file"
+        rows = "row" if number == 1 else "rows"
+        say.error(f"{events}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
         return 2
+    say.next([(f"semid train semid --data {shlex.quote(events)}{_items(reading)} --out runs/first", "train on these tables")])
     return 0
 
 
-def train(recipe: Annotated[str, arg(metavar="RECIPE")], /, *, data: Annotated[str, arg(metavar="EVENTS|DIR")], out: Path,
-          reading: Reading = Reading(), splitting: Splitting = Splitting(), set: Setting = (), seed: int = 0, resume: bool = False,
-          device: Device = "auto", json: bool = False, quiet: bool = False) -> int:
-    """Train a recipe on your tables. The run folder OUT holds everything that evaluate and recommend need.
+def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Reading = flags.AS_GUESSED,
+          splitting: flags.Splitting = flags.LEAVE_ONE_OUT, set: flags.Settings = (), seed: int = 0, resume: bool = False,
+          device: flags.Device = "auto", json: bool = False, quiet: bool = False) -> int:
+    """Train a recipe on your tables into a run folder, from which evaluate and recommend work.
 
-    JSON: {"run", "recipe", "seed", "seconds", "parameters", "protocol_hash", "fingerprint", "valid": {"keep", "remove"}}.
+    JSON: {"run", "recipe", "seed", "seconds", "parameters", "protocol_hash", "fingerprint",
+    "valid": {"keep" | "remove": {"recall@10", "ndcg@10"}}}.
 
     Args:
         recipe: name, or name:variant; see `semid recipes`
@@ -226,29 +155,33 @@ def train(recipe: Annotated[str, arg(metavar="RECIPE")], /, *, data: Annotated[s
 
     say = Voice(json)
     find_recipe(recipe)  # a misspelt name fails before the data are read
-    dataset = read_tables(data, reading)
+    dataset = reading.read(data)
     split = dataset.split(splitting.protocol())
     say.about(*views.summary(dataset, split))
     with say.progress(quiet) as progress:
-        run = train_recipe(recipe, split, out=out, seed=seed, settings=_settings(set), device=device, resume=resume,
+        run = train_recipe(recipe, split, out=out, seed=seed, settings=flags.settings(set), device=device, resume=resume,
                            log=Log(out / "metrics.jsonl", progress.view()))
     valid = {seen: measure(run.recommender, run.split, seen=seen) for seen in ("keep", "remove")}
-    say.show(views.trained(run, valid))
-    say.result({"run": str(out), "recipe": recipe, "seed": seed, "seconds": run.about["seconds"], "parameters": run.about["parameters"],
-                "protocol_hash": split.protocol.hash, "fingerprint": split.fingerprint, "valid": valid})
-    user = split.source.users.ids[split.source.user[0]]
+    say.show(*views.trained(run, valid))
+    say.result({"run": str(out), "recipe": recipe, "seed": seed, "seconds": run.about["seconds"],
+                "parameters": run.about["parameters"], "protocol_hash": split.protocol.hash, "fingerprint": split.fingerprint,
+                "valid": valid})
+    user = shlex.quote(str(split.source.users.ids[split.source.user[0]]))
     say.next([(f"semid evaluate {out}", "test metrics with intervals, and a page with pictures"),
-              (f"semid recommend {out} --user {shlex.quote(str(user))}", "what one user should see next"),
-              (f"semid compare {recipe} --data {data}{f' --items {reading.items}' if reading.items else ''} --out {out}-compared",
+              (f"semid recommend {out} --user {user}", "what one user should see next"),
+              (f"semid compare {recipe} --data {shlex.quote(data)}{_items(reading)} --out {out}-compared",
                "beside honest baselines")])
     return 0
 
 
-def evaluate(run: Annotated[Path, arg(metavar="RUN")], /, *, part: Literal["test", "valid"] = "test", json: bool = False) -> int:
-    """Measure a run: item-level metrics with 95 % intervals, seen items kept and removed. Writes RUN/metrics.json and RUN/report.html.
+def evaluate(run: RunFolder, /, *, part: Literal["test", "valid"] = "test", json: bool = False) -> int:
+    """Measure a run: item-level metrics with 95 % intervals; writes RUN/metrics.json and RUN/report.html.
 
-    JSON: {"run", "part", "protocol_hash", "fingerprint", "latency_ms", "systems": {name: {"keep" | "remove": {"metrics":
-    {"ndcg@10": {"mean", "low", "high"}}, "slices", ...}}}}. With --part valid nothing is written.
+    Both with the items of a history in the lists (seen items kept) and without (removed), and apart for answers of the same
+    day as the last event. With --part valid nothing is written.
+
+    JSON (as in metrics.json): {"run", "recipe", "seed", "part", "protocol_hash", "fingerprint", "latency_ms": {system: {"p50",
+    "p99"}}, "systems": {system: {"keep" | "remove": {"metrics": {"ndcg@10": {"mean", "low", "high"}, ...}, "slices", ...}}}}.
 
     Args:
         run: run folder
@@ -267,27 +200,31 @@ def evaluate(run: Annotated[Path, arg(metavar="RUN")], /, *, part: Literal["test
     result = {"run": str(run), "recipe": loaded.recipe, "seed": loaded.about["seed"], "part": part,
               "protocol_hash": loaded.split.protocol.hash, "fingerprint": loaded.split.fingerprint,
               "latency_ms": {entry.name: entry.latency for entry in entries},
-              "systems": {name: {seen: e.to_dict() for seen, e in evaluations.items()} for name, evaluations in systems.items()}}
+              "systems": {name: {seen: e.to_dict() for seen, e in found.items()} for name, found in systems.items()}}
     if part == "test":
         from semid.evaluation.report import write
         from semid.reporting import report_of_run
 
         write_json(run / "metrics.json", result)
         page = write(report_of_run(loaded, entries), run / "report.html")
-        say.next([(f"open {page}", "the same with pictures"), (f"semid recommend {run} --history ITEM,ITEM", "what comes after these items")])
+        say.next([(f"open {page}", "the same with pictures"),
+                  (f"semid recommend {run} --history {_example(loaded.catalog.items.ids)}", "what comes after these items")])
     say.result(result)
     return 0
 
 
-def compare(recipes: Annotated[tuple[str, ...], arg(metavar="RECIPE")], /, *, data: Annotated[str, arg(metavar="EVENTS|DIR")], out: Path,
-            reading: Reading = Reading(), splitting: Splitting = Splitting(),
-            set: Annotated[tuple[str, ...], arg(metavar="RECIPE.NAME=VALUE")] = (), seeds: int = 1, no_baselines: bool = False,
-            name: str | None = None, results: Path | None = None, device: Device = "auto", json: bool = False, quiet: bool = False) -> int:
-    """Train recipes and the baselines (popularity, item_knn, ease, sasrec) under one protocol and print one table.
+def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (), /, *, data: flags.Events, out: Path,
+            reading: flags.Reading = flags.AS_GUESSED, splitting: flags.Splitting = flags.LEAVE_ONE_OUT,
+            set: flags.SettingsOfOne = (), seeds: int = 1, no_baselines: bool = False, name: str | None = None,
+            results: Path | None = None, device: flags.Device = "auto", json: bool = False, quiet: bool = False) -> int:
+    """Train recipes and the baselines (popularity, item_knn, ease, sasrec) under one protocol; print one table.
 
-    Finished runs in OUT are kept: the same command goes on after an interruption. Writes OUT/comparison.json and OUT/report.html.
-    JSON: {"data", "systems": [{"name", "seeds", "train_seconds", "latency_ms", "parameters"}], "comparisons": {"keep" | "remove":
-    {"reference", "rows": [{"name", "metrics": {"ndcg@10": {"mean", "low", "high", "sd", "p", "p_adjusted"}}}]}}, "report"}.
+    Finished runs in OUT are kept, so the same command goes on after an interruption. Writes OUT/comparison.json and
+    OUT/report.html.
+
+    JSON: {"data", "systems": [{"name", "seeds", "train_seconds", "latency_ms", "parameters", "runs"}], "comparisons": {"keep" |
+    "remove": {"protocol_hash", "num_cases", "reference", "rows": [{"name", "num_seeds", "metrics": {"ndcg@10": {"mean", "low",
+    "high", "sd", "p", "p_adjusted"}}}]}}, "report"}.
 
     Args:
         recipes: names, or name:variant; see `semid recipes`
@@ -298,7 +235,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="RECIPE")], /, *, da
         set: change a setting of one recipe, such as sasrec.epochs=10
         seeds: runs of each recipe that has chance in it; with 1 the table says so
         no_baselines: only the recipes named
-        name: of the data set in results, by default that of the file
+        name: of the data set, by default that of the file
         results: folder for one JSON a run
         device: auto takes a GPU where there is one
         json: print JSON instead of tables
@@ -316,28 +253,27 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="RECIPE")], /, *, da
         raise ConfigError("compare: want at least one recipe with --no-baselines; see: semid recipes")
     for recipe in recipes:
         find_recipe(recipe)
-    settings = _settings_by_recipe(set, [*recipes, *(() if no_baselines else BASELINES)])
-    dataset = read_tables(data, reading)
+    settings = flags.settings_by_recipe(set, [*recipes, *(() if no_baselines else BASELINES)])
+    dataset = reading.read(data)
     split = dataset.split(splitting.protocol())
     say.about(*views.summary(dataset, split))
     name = name or Path(data).name.split(".")[0]
     with say.progress(quiet) as progress:
-        table = compare_recipes(list(recipes), split, seeds=seeds, out=out, name=name, settings=settings, results=results,
-                                baselines=not no_baselines, device=device, log=_log_in(out, progress))
-    page = _write_comparison(table, out, name, dataset)
+        table = compare_recipes(recipes, split, seeds=seeds, out=out, name=name, settings=settings, results=results,
+                                baselines=not no_baselines, device=device, log=_logs(out, progress))
+    page = _write_comparison(table, out, name)
     for seen in table.comparisons:
-        say.show(views.comparison(table, seen))
-    say.result({"data": name, **_table_dict(table), "report": str(page)})
-    say.next([(f"open {page}", "the same with pictures")]
-             + [(f"semid recommend {entry.run.folder} --history ITEM,ITEM", f"ask {entry.name}") for entry in table.entries[-1:]])
+        say.show(*views.comparison(table, seen, wide=say.is_wide))
+    say.result({"data": name, **views.plain(table), "report": str(page)})
+    last = table.entries[-1]
+    say.next([(f"open {page}", "the same with pictures"),
+              (f"semid recommend {last.run.folder} --history {_example(split.catalog.items.ids)}", f"ask {last.name}")])
     return 0
 
 
-def recommend(run: Annotated[Path, arg(metavar="RUN")], /, *, user: Annotated[str | None, arg(metavar="ID")] = None,
-              history: Annotated[str | None, arg(metavar="ITEM,ITEM,...")] = None,
+def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items = None,
               k: Annotated[int, arg(aliases=("-k",))] = 10, where: Annotated[str | None, arg(metavar="CONDITION")] = None,
-              exclude: Annotated[str | None, arg(metavar="ITEM,ITEM,...")] = None,
-              seen: Literal["auto", "keep", "remove"] = "auto", json: bool = False) -> int:
+              exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto", json: bool = False) -> int:
     """Say what a user should see next: item ids, titles and scores, best first.
 
     JSON: {"user", "history": [{"item_id", "title"}], "where", "recommendations": [{"item_id", "title", "score"}]}.
@@ -345,7 +281,7 @@ def recommend(run: Annotated[Path, arg(metavar="RUN")], /, *, user: Annotated[st
     Args:
         run: run folder
         user: id of a user in the data
-        history: item ids, oldest first, for anybody else; "" for a new user
+        history: item ids, oldest first, of anybody; "" for somebody new
         k: how many items
         where: condition over the columns of the items table, such as "category = 'x' and price < 20"
         exclude: item ids that are never shown
@@ -357,21 +293,22 @@ def recommend(run: Annotated[Path, arg(metavar="RUN")], /, *, user: Annotated[st
 
     say = Voice(json)
     if (user is None) == (history is None):
-        raise ConfigError("recommend: want either --user ID or --history ITEM,ITEM,..., got " + ("neither" if user is None else "both"))
+        got = "neither" if user is None else "both"
+        raise ConfigError(f"recommend: want either --user ID or --history ITEM,ITEM,..., got {got}")
     loaded = load(run)
-    given = None if history is None else _listed(history)
-    answer = loaded.recommend(user, given, k=k, where=where, exclude=_listed(exclude or ""), seen=seen)
     catalog = loaded.catalog
+    given = None if history is None else flags.listed(history)
+    answer = loaded.recommend(user, given, k=k, where=where, exclude=flags.listed(exclude), seen=seen)
     rows = loaded.history(user) if user is not None else [catalog.items.row(item, "item") for item in given or []]
     titles = [catalog.titles[row] for row in rows]
-    say.show(views.recommendations(answer, f"user {user}" if user is not None else "this history", titles, k=k))
-    say.result({"user": user, "history": [{"item_id": str(catalog.items.ids[row]), "title": title} for row, title in zip(rows, titles)],
-                "where": where, "recommendations": answer})
+    say.show(*views.recommendations(answer, "this history" if user is None else f"user {user}", titles, k=k))
+    shown = [{"item_id": str(catalog.items.ids[row]), "title": catalog.titles[row]} for row in rows]
+    say.result({"user": user, "history": shown, "where": where, "recommendations": answer})
     return 0
 
 
-def codes(run: Annotated[Path, arg(metavar="RUN")], /, *, examples: int = 8, json: bool = False) -> int:
-    """Say how well the semantic ids of a run are used: each level's use, entropy and perplexity, collisions, and what prefixes hold.
+def codes(run: RunFolder, /, *, examples: int = 8, json: bool = False) -> int:
+    """Say how well the semantic ids of a run are used: use, entropy, perplexity, collisions, and what prefixes hold.
 
     JSON: {"source", "items", "distinct", "collision_rate", "colliding_share", "largest_group", "levels": [{"size", "used",
     "entropy" (nats), "perplexity", "largest_share"}], "prefixes": [{"codes", "items", "titles"}]}.
@@ -392,25 +329,24 @@ def codes(run: Annotated[Path, arg(metavar="RUN")], /, *, examples: int = 8, jso
     return 0
 
 
-def recipes(name: Annotated[str | None, arg(metavar="RECIPE")] = None, /, *, results: Path = Path("results"), json: bool = False) -> int:
+def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, results: Path = Path("results"),
+            json: bool = False) -> int:
     """List the systems on offer, or one of them with its settings and variants.
 
-    JSON: [{"name", "summary", "source", "status", "settings": {name: [type, default]}, "variants", "measured"}].
+    JSON: [{"name", "summary", "source", "status", "doc", "settings": {name: [type, default]}, "variants", "measured"}].
 
     Args:
         name: one recipe
-        results: folder with the JSON files that `semid compare --results` writes
+        results: folder of `semid compare --results`, whose numbers are shown
         json: print JSON instead of tables
     """
-    from dataclasses import asdict
-
     from semid import views
     from semid.recipe_cards import measured, recipe_card, recipe_names
 
     say = Voice(json)
     cards = [recipe_card(each) for each in ([name] if name else recipe_names())]
-    numbers = measured(results)
-    say.show(views.recipe(cards[0]) if name else views.recipes(cards, numbers))
+    numbers = measured(results / "runs")
+    say.show(*(views.recipe(cards[0]) if name else views.recipes(cards, numbers)))
     say.result([{**asdict(card), "measured": numbers.get(card.name, [])} for card in cards])
     return 0
 
@@ -438,38 +374,47 @@ VERBS: dict[str, Callable[..., int]] = {
     "codes": codes, "recipes": recipes, "doctor": doctor}
 
 DEMO: dict[str, dict[str, object]] = {"sasrec": {"epochs": 8}}
-"""Settings that keep the demo under five minutes; its numbers are not those of the results tables."""
+"""Settings that keep the demo under five minutes on two cores."""
 
 
 # What the verbs share ----------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class Voice:
     """Where words go: results to stdout, everything else to stderr. json: stdout gets one JSON value and nothing more."""
 
-    json: bool
-    out: Console = field(default_factory=lambda: Console(highlight=False))
-    err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    def __init__(self, json: bool = False):
+        self.json = json
+        self.out, self.err = Console(highlight=False), Console(stderr=True, highlight=False)
+        for console in (self.out, self.err):
+            if not console.is_terminal and "COLUMNS" not in os.environ:
+                console.width = 120  # a pipe has no width; tables need some
+
+    @property
+    def is_wide(self) -> bool:
+        return self.out.width >= 110
 
     def step(self, title: str) -> None:
-        self.err.print(Text(f"\n{title}", style="bold"))
+        self.err.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
 
     def about(self, *parts: RenderableType) -> None:
         """What a person should know while waiting."""
-        self.err.print(*parts, sep="\n", soft_wrap=True)
+        for part in parts:
+            self.err.print(part, soft_wrap=True)
 
     def show(self, *parts: RenderableType) -> None:
         """A result, for a person."""
         if not self.json:
-            self.out.print(*parts, sep="\n")
+            for part in parts:
+                self.out.print(part, soft_wrap=isinstance(part, Text) and not self.out.is_terminal)
 
     def result(self, value: object) -> None:
         """The same result, for a program."""
         if self.json:
-            self.out.file.write(json_text.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+            self.out.file.write(json_text.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     def next(self, commands: Sequence[tuple[str, str]]) -> None:
+        """What to type next."""
         if self.json:
             return
         self.out.print(Text("\nNext:", style="bold"))
@@ -485,73 +430,41 @@ class Voice:
         return Progress(self.err, "quiet" if quiet else None)
 
 
-def read_tables(events: str, reading: Reading) -> Dataset:
-    """Read what the flags say."""
-    from semid.data.read import read
-
-    vectors = dict(_pair(each, "--view", "NAME=FILE.npy") for each in reading.view)
-    return read(events, reading.items, user=reading.user, item=reading.item, time=reading.time, position=reading.position,
-                action=reading.action, value=reading.value, split=reading.split_column, item_id=reading.item_id,
-                text=reading.text or None, views=vectors or None, order=reading.order, on_bad_rows=reading.on_bad_rows,
-                duplicates=reading.duplicates, user_core=reading.user_core, item_core=reading.item_core,
-                min_history=reading.min_events)
+def _items(reading: flags.Reading) -> str:
+    return f" --items {shlex.quote(reading.items)}" if reading.items else ""
 
 
-def _pair(text: str, flag: str, shape: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ConfigError(f"{flag} {text!r}: want {shape}")
-    return name, value
+def _example(ids: Iterable[object]) -> str:
+    """The first two item ids, as one argument of --history."""
+    return shlex.quote(",".join(str(id_) for id_ in islice(ids, 2)))
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, object]:
-    return dict(_pair(each, "--set", "NAME=VALUE, such as epochs=10") for each in pairs)
-
-
-def _settings_by_recipe(pairs: Sequence[str], known: Sequence[str]) -> dict[str, dict[str, object]]:
-    """{"sasrec": {"epochs": "10"}} from ["sasrec.epochs=10"]."""
-    settings: dict[str, dict[str, object]] = {}
-    for path, value in _settings(pairs).items():
-        recipe, dot, name = path.partition(".")
-        if recipe not in known or not dot:
-            raise ConfigError(f"--set {path}: want RECIPE.NAME=VALUE with a recipe of this comparison, got {recipe!r}"
-                              f"{did_you_mean(recipe, known)}; it has: {', '.join(dict.fromkeys(known))}")
-        settings.setdefault(recipe, {})[name] = value
-    return settings
-
-
-def _listed(text: str) -> list[str]:
-    """Ids between commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _log_in(out: Path, progress: Progress) -> Callable[[str, int], Log]:
+def _logs(out: Path, progress: Progress) -> Callable[[str, int], Log]:
     """Return what `compare` asks for the log of each run."""
     from semid.compare import run_folder
     from semid.training.log import Log
 
-    return lambda recipe, seed: Log(run_folder(out, recipe, seed) / "metrics.jsonl", progress.view(f"{recipe} (seed {seed})"))
+    return lambda recipe, seed: Log(run_folder(out, recipe, seed) / "metrics.jsonl", progress.view(f"{recipe}, seed {seed}"))
 
 
-def _table_dict(table: Any) -> dict:
-    from semid.views import by_system
-
-    return {"systems": by_system(table), "comparisons": {seen: c.to_dict() for seen, c in table.comparisons.items()}}
-
-
-def _write_comparison(table: Any, out: Path, name: str, dataset: Dataset) -> Path:
+def _write_comparison(table: Table, out: Path, name: str) -> Path:
     """Write comparison.json and report.html into `out`; return the page."""
+    from semid import views
     from semid.evaluation.report import write
     from semid.reporting import report_of_table
     from semid.run import write_json
 
-    write_json(out / "comparison.json", {"data": name, **_table_dict(table)})
+    write_json(out / "comparison.json", {"data": name, **views.plain(table)})
     return write(report_of_table(table, data=name), out / "report.html")
 
 
-MENDABLE = dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to") | dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space and repeat the command (train: with --resume); what was saved before is whole"
-) | dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "choose another path")
+# Start -------------------------------------------------------------------------------------------------------------------
+
+MENDABLE = {
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+                    "free some space and repeat the command (train: with --resume); what was saved before is whole"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "choose another path")}
 """What the operating system may refuse, and what a person can do about it."""
 
 
@@ -578,24 +491,23 @@ def find_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
 def overview() -> Text:
     """What `semid --help` prints: every verb with the first line of its help."""
     width = max(map(len, VERBS)) + 2
-    lines = [Text.assemble("  ", (verb.ljust(width), "bold cyan"), (run.__doc__ or "").split("\n")[0]) for verb, run in VERBS.items()]
+    lines = [Text.assemble("  ", (name.ljust(width), "bold cyan"), (verb.__doc__ or "").split("\n")[0])
+             for name, verb in VERBS.items()]
     head = Text("semid: two tables in, a trained and measured generative recommender out\n\nusage: semid COMMAND [OPTIONS]\n")
     return Text("\n").join([head, *lines, Text("\nsemid COMMAND --help says more about one of them. To begin: semid demo")])
 
 
 def go_on(argv: Sequence[str]) -> str:
-    """Return the command that goes on where `argv` was interrupted."""
+    """Return what to tell after an interruption: the command that goes on where `argv` stopped, or begins again."""
     again = [*argv, *(["--resume"] if argv[:1] == ["train"] and "--resume" not in argv else [])]
-    return shlex.join(["semid", *again])
-
-
-# Start -------------------------------------------------------------------------------------------------------------------
+    keeps = argv[:1] in (["train"], ["compare"], ["demo"])
+    return f"{'nothing is lost, go on with' if keeps else 'again'}: {shlex.join(['semid', *again])}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    say = Voice(False)
+    say = Voice()
     warnings = _Warnings(say.err)
     logging.getLogger("semid").addHandler(warnings)
     try:
@@ -608,15 +520,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb, rest = find_verb(argv)
         return tyro.cli(VERBS[verb], prog=f"semid {verb}", args=rest,
                         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction))
-    except SystemExit as done:  # tyro's own --help and its refusals
+    except SystemExit as done:  # tyro's own --help and refusals
         return done.code if isinstance(done.code, int) else 2
     except SemidError as error:
         say.error(str(error))
         return 2
     except KeyboardInterrupt as stop:
-        what = f" {stop}" if str(stop) else ""
-        again = "go on with" if argv[:1] in (["train"], ["compare"], ["demo"]) else "again"
-        say.err.print(Text.assemble(("interrupted", "bold yellow"), f"{what}; {again}: ", (go_on(argv), "cyan")), soft_wrap=True)
+        what = f" ({stop})" if str(stop) else ""
+        say.err.print(Text.assemble(("interrupted", "bold yellow"), f"{what}; ", go_on(argv)), soft_wrap=True)
         return 130
     except BrokenPipeError:  # `semid ... | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,8 +23,8 @@ def ids_of(run: Run) -> SemanticIds | None:
 def describe(run: Run, examples: int) -> dict:
     """Return `health` of the codes, their source, and the `examples` largest prefixes with titles of their best known items.
 
-    A prefix is as long as it takes to hold few enough items to be looked at: the first level, or the first two where the largest
-    first-level code holds more than 100 items. Raises `RunError` for a run without codes.
+    Prefixes are the first level's codes, or pairs of the first two where one code holds more than 100 items.
+    Raises `RunError` for a run without codes.
     """
     ids = ids_of(run)
     if ids is None:

@@ -30,7 +30,7 @@ METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained system of a comparison. evaluations: {seen: Evaluation} on test; milliseconds: float [R] of single requests."""
+    """One trained system of a comparison. evaluations: {seen: Evaluation} on test; milliseconds: float [R], one a request."""
 
     name: str
     seed: int

@@ -42,7 +42,8 @@ def examine() -> dict:
     found = machine()
     kept = folders()
     if not kept["cache"]["writable"]:
-        problems.append(f"{kept['cache']['path']} cannot be written, so vectors are computed anew each time: set SEMID_CACHE to a folder of yours")
+        problems.append(f"{kept['cache']['path']} cannot be written, so vectors are computed anew each time: "
+                        "set SEMID_CACHE to a folder of yours")
     if not kept["compiled"]["writable"]:
         problems.append(f"{kept['compiled']['path']} cannot be written, so decoding is compiled anew in each process: "
                         "set NUMBA_CACHE_DIR to a folder of yours")

@@ -1,4 +1,4 @@
-"""What can be said of a recipe without importing it: name, summary, source, status, settings and variants, read from its file."""
+"""What can be said of a recipe without importing it: summary, source, status, settings and variants, read from its file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ FOLDER = Path(__file__).parent / "recipes"
 @dataclass(frozen=True)
 class RecipeCard:
     """doc: the module's docstring; summary: its first line; source, status: from its lines `Source: ... Status: ...`;
-    settings: {name: (type, default)} as written in `Config`; variants: {name: {setting: value}}."""
+    settings: {name: (type, default)} as written in `Config`; variants: {name: {setting: value}}, as written too."""
 
     name: str
     summary: str
@@ -25,7 +26,7 @@ class RecipeCard:
     status: str
     doc: str
     settings: dict[str, tuple[str, str]]
-    variants: dict[str, dict[str, object]]
+    variants: dict[str, dict[str, str]]
 
 
 def recipe_names() -> list[str]:
@@ -40,14 +41,27 @@ def recipe_card(name: str) -> RecipeCard:
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     doc = ast.get_docstring(tree) or ""
     settings: dict[str, tuple[str, str]] = {}
-    variants: dict[str, dict[str, object]] = {}
+    variants: dict[str, dict[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "Config":
-            settings = {field.target.id: (ast.unparse(field.annotation), "" if field.value is None else ast.unparse(field.value))
-                        for field in node.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)}
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "VARIANTS" and node.value:
-            variants = ast.literal_eval(node.value)
-    return RecipeCard(name, doc.split("\n")[0], _said(doc, "Source"), _said(doc, "Status"), doc, settings, variants)
+            settings = {ast.unparse(field.target): (ast.unparse(field.annotation), _source(field.value))
+                        for field in node.body if isinstance(field, ast.AnnAssign)}
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "VARIANTS" and isinstance(node.value, ast.Dict):
+            variants = dict(_entries(node.value))
+    status = re.split(r";|\. ", _said(doc, "Status"))[0]
+    return RecipeCard(name, doc.split("\n")[0], _said(doc, "Source"), status, doc, settings, variants)
+
+
+def _source(node: ast.expr | None) -> str:
+    return "" if node is None else ast.unparse(node)
+
+
+def _entries(variants: ast.Dict) -> Iterator[tuple[str, dict[str, str]]]:
+    for name, changes in zip(variants.keys, variants.values, strict=True):
+        assert name is not None
+        assert isinstance(changes, ast.Dict)
+        yield ast.literal_eval(name), {ast.literal_eval(key): ast.unparse(value)
+                                       for key, value in zip(changes.keys, changes.values, strict=True) if key}
 
 
 def _said(doc: str, label: str) -> str:
@@ -66,7 +80,8 @@ def measured(folder: Path) -> dict[str, list[dict]]:
             found[record["system"], record["data_name"], record["protocol_hash"]].append(record)
     numbers: dict[str, list[dict]] = defaultdict(list)
     for (system, data, protocol), runs in found.items():
-        means = {name: sum(run["test"]["keep"]["metrics"][name]["mean"] for run in runs) / len(runs) for name in ("recall@10", "ndcg@10")}
+        means = {name: sum(run["test"]["keep"]["metrics"][name]["mean"] for run in runs) / len(runs)
+                 for name in ("recall@10", "ndcg@10")}
         numbers[runs[0]["recipe"].partition(":")[0]].append({"system": system, "data": data, "protocol_hash": protocol,
                                                              "seeds": len(runs), **means})
     return dict(numbers)

@@ -1,4 +1,4 @@
-"""From trained and measured runs to the values that `evaluation.report` draws: report.html of `evaluate`, `compare` and `demo`."""
+"""From measured runs to the values that `evaluation.report` draws: report.html of `evaluate`, `compare` and `demo`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ from semid.compare import METRICS, Entry, Table
 from semid.evaluation.charts import Score
 from semid.evaluation.compare import compare_runs
 from semid.evaluation.evaluate import Evaluation, Measure
-from semid.evaluation.report import (CodeUse, Comparison, Header, Latency, Report, Slice, Suggestion, System, Training,
-                                     UserExample)
+from semid.evaluation.report_values import (
+    CodeUse,
+    Comparison,
+    Header,
+    Latency,
+    Report,
+    Slice,
+    Suggestion,
+    System,
+    Training,
+    UserExample,
+)
 from semid.evaluation.tree_chart import Tree
 from semid.run import Run
 from semid.training.log import read_records
@@ -74,8 +84,9 @@ def _header(run: Run, seeds: Sequence[int], name: str, data: str) -> Header:
     about = run.about
     machine, sizes = about["machine"], about["data"]
     said = machine["gpu"] or machine["cpu"]
-    return Header(recipe=name, data=data, date=datetime.date.today().isoformat(), protocol=describe_protocol(run.split.protocol),
-                  protocol_hash=run.split.protocol.hash, fingerprint=run.split.fingerprint, seeds=list(seeds),
+    return Header(recipe=name, data=data, date=datetime.date.today().isoformat(),
+                  protocol=describe_protocol(run.split.protocol), protocol_hash=run.split.protocol.hash,
+                  fingerprint=run.split.fingerprint, seeds=list(seeds),
                   machine=f"{said}, {machine['cores']} cores, {machine['threads']} threads", train_seconds=about["seconds"],
                   parameters=about["parameters"], version=about["versions"]["semid"],
                   facts={"Users": f"{sizes['users']:,}", "Items": f"{sizes['items']:,}", "Events": f"{sizes['events']:,}",
@@ -113,8 +124,8 @@ def _comparison(systems: dict[str, list[Entry]], subject: str) -> Comparison:
             metrics = table.rows[place].metrics
             scores[SEEN[seen]] = {label(metric): Score(m.mean, m.low, m.high, m.p_adjusted) for metric, m in metrics.items()}
         about = entries[0].run.about
-        rows.append(System(name, scores, seeds=len(entries), train_seconds=about["seconds"], ms_per_user=entries[0].latency["p50"],
-                           parameters=about["parameters"]))
+        rows.append(System(name, scores, seeds=len(entries), train_seconds=about["seconds"],
+                           ms_per_user=entries[0].latency["p50"], parameters=about["parameters"]))
     return Comparison(subject, rows)
 
 
@@ -135,7 +146,8 @@ def _use(ids: SemanticIds) -> CodeUse:
 
 
 def _tree(ids: SemanticIds, catalog: Catalog, popularity: np.ndarray) -> Tree:
-    return Tree(ids.codes, catalog.titles, popularity.astype(float), categories(catalog), levels=min(3, ids.levels), weight_name="events")
+    return Tree(ids.codes, catalog.titles, popularity.astype(float), categories(catalog), levels=min(3, ids.levels),
+                weight_name="events")
 
 
 def categories(catalog: Catalog) -> list[str] | None:
@@ -158,7 +170,8 @@ def _slices(systems: dict[str, list[Entry]], subject: str) -> list[Slice]:
     for kind, (title, note) in SLICES.items():
         parts = ours.slices.get(kind, {})
         if len(parts) > 1:
-            scores = {name: [_score(e.slices[kind][group].metrics[metric]) for group in parts] for name, e in evaluations.items()}
+            scores: dict[str, Sequence[Score]] = {name: [_score(e.slices[kind][group].metrics[metric]) for group in parts]
+                                                  for name, e in evaluations.items()}
             found.append(Slice(title, label(metric), list(parts), [part.num_cases for part in parts.values()], scores, note))
     return found
 
@@ -180,10 +193,10 @@ def _users(run: Run, evaluation: Evaluation) -> list[UserExample]:
     for row in np.sort(np.random.default_rng(0).permutation(len(cases))[:USERS]):
         truth = cases.target[cases.target_offsets[row] : cases.target_offsets[row + 1]].tolist()
         begin, end = int(cases.history_begin[row]), int(cases.history_end[row])
-        listed = [(item, score) for item, score in zip(answer.item[row, :10].tolist(), answer.score[row, :10].tolist()) if item >= 0]
+        best = zip(answer.item[row, :10].tolist(), answer.score[row, :10].tolist())
         shown.append(UserExample(
             user=str(run.split.events.users.ids[cases.user[row]]),
             history=[titles[item] for item in run.split.events.item[max(begin, end - HISTORY) : end]],
-            suggestions=[Suggestion(titles[item], score, item in truth) for item, score in listed],
+            suggestions=[Suggestion(titles[item], score, item in truth) for item, score in best if item >= 0],
             truth=[titles[item] for item in truth], history_length=end - begin, scale=answer.scale))
     return shown

