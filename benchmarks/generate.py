@@ -56,7 +56,7 @@ def translated(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 attention = f"{there}.{index}.{their_name}"
                 ours[f"{here}.{norm}.weight"] = state[f"{there}.{index}.layer_norm.weight"]
                 ours[f"{here}.{name}.query.weight"] = state[f"{attention}.q.weight"]
-                ours[f"{here}.{name}.key_value.weight"] = torch.cat([state[f"{attention}.k.weight"], state[f"{attention}.v.weight"]])
+                ours[f"{here}.{name}.key_value.weight"] = torch.cat([state[f"{attention}.{x}.weight"] for x in "kv"])
                 ours[f"{here}.{name}.out.weight"] = state[f"{attention}.o.weight"]
             last = f"{there}.{2 if stack == 'decoder' else 1}"
             ours[f"{here}.feed_norm.weight"] = state[f"{last}.layer_norm.weight"]
@@ -81,7 +81,7 @@ class DictTrie:
 
 
 def compare(theirs: tuple[np.ndarray, np.ndarray], ours: tuple[np.ndarray, np.ndarray]) -> int:
-    """(tokens [B, K, L], scores [B, K]) twice: raise unless the lists agree. Returns the pairs that stand in the other order."""
+    """(tokens [B, K, L], scores [B, K]) twice: raise unless the lists agree. Returns how many places differ among equals."""
     np.testing.assert_allclose(ours[1], theirs[1], atol=NEAR)
     differs = (ours[0] != theirs[0]).any(2)
     gap = np.abs(np.diff(ours[1], axis=1))

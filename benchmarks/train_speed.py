@@ -60,7 +60,8 @@ def like_beauty(rng: np.random.Generator, users: int = 4000, items: int = 12_101
     counts = 3 + np.minimum(rng.geometric(1 / 4.9, users) - 1, 200)
     user = np.repeat(np.arange(users, dtype=np.int32), counts)
     item = rng.integers(0, items, len(user)).astype(np.int32)
-    return Interactions(user, item, np.arange(len(user)), IdMap(np.arange(users).astype(str)), IdMap(np.arange(items).astype(str)))
+    names = [IdMap(np.arange(count).astype(str)) for count in (users, items)]
+    return Interactions(user, item, np.arange(len(user)), *names)
 
 
 def step(model: nn.Module, loss_of, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
@@ -128,9 +129,10 @@ def main(argv: list[str] | None = None) -> None:
     models = {}
     for name, (model, _, _) in contestants.items():
         rate = statistics.median(rates[name])
-        models[name] = {"parameters": sum(p.numel() for p in model.parameters()), "targets_per_second": round(rate, 1),
-                        "ratio": round(rate / reference, 2), "rounds": [round(r, 1) for r in rates[name]]}
-        print(f"{name:24} {models[name]['parameters'] / 1e6:.2f} M parameters {rate:10,.0f} targets/s {rate / reference:6.1f} x")
+        parameters = sum(p.numel() for p in model.parameters())
+        models[name] = {"parameters": parameters, "targets_per_second": round(rate, 1), "ratio": round(rate / reference, 2),
+                        "rounds": [round(r, 1) for r in rates[name]]}
+        print(f"{name:24} {parameters / 1e6:.2f} M parameters {rate:10,.0f} targets/s {rate / reference:6.1f} x")
     result = {"benchmark": "train_speed", "command": "python benchmarks/train_speed.py " + " ".join(argv or sys.argv[1:]),
               "machine": {"processor": platform.processor() or platform.machine(), "device": arguments.device,
                           "threads": arguments.threads, "torch": torch.__version__},

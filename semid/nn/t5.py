@@ -51,7 +51,7 @@ class RelativeBias(nn.Module):
         """Bias of the last `queries` of `keys` positions: float32 [H, Q, T]."""
         position = torch.arange(keys, device=self.table.weight.device)
         distance = position - position[keys - queries :, None]  # [Q, T]
-        return self.table(relative_bucket(distance, bidirectional=self.bidirectional)).permute(2, 0, 1)
+        return self.table(relative_bucket(distance, bidirectional=self.bidirectional)).permute(2, 0, 1).contiguous()
 
 
 class Attention(nn.Module):
