@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from semid.errors import ConfigError
 from semid.nn.dropout import Dropout
+from semid.nn.segment import segment_dot, segments
 from semid.nn.transformer import CausalTransformer, last_state
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
@@ -133,15 +134,13 @@ class TwoLevel(nn.Module):
         hidden = self.norms[level](user + prefix + self.depth[level](torch.cat([user, prefix], dim=-1)))
         shared = (hidden @ self.code[level].T.to(hidden.dtype)).float()  # [M, sizes[level]]
         lo, hi = self.tree.children(level, node)
-        count = hi - lo
-        row = torch.arange(len(node), device=node.device).repeat_interleave(count)
-        child = torch.arange(len(row), device=node.device) + (lo - (count.cumsum(0) - count)).repeat_interleave(count)
-        slot = row * max(self.sizes) + self.tree.code[level][child].long()
-        logit = shared[row, self.tree.code[level][child].long()]
+        row, child = segments(lo, hi)
+        code = self.tree.code[level][child].long()
+        logit = shared[row, code]
         if level > 0 and len(self.node):
-            logit = logit + (hidden.float()[row] * self.node[level - 1][child]).sum(-1)
+            logit = logit + segment_dot(hidden, self.node[level - 1], lo, hi)
         out = torch.full((len(node) * max(self.sizes),), -torch.inf, device=node.device)
-        return out.scatter(0, slot, logit).view(len(node), -1)
+        return out.scatter(0, row * max(self.sizes) + code, logit).view(len(node), -1)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return float32 [M, L, V], teacher forced; -inf for codes that don't exist under the true prefix."""
