@@ -38,8 +38,11 @@ def beam_search(generator: Generator, batch: Batch, tree: CodeTree, *, beams: in
         raise ConfigError(f"beams and k: want at least 1, got {beams} and {k}")
     weights = check_levels(tree, normalise, level_weights)
     rows, last = len(batch), tree.levels - 1
-    limit = step.prepare_limits(tree, constraint, seen, rows)
-    expand = fused.expand if tree.device.type == "cpu" else step.expand
+    if tree.device.type == "cpu":
+        expand, position_of = fused.expand, fused.position_of
+    else:
+        expand, position_of = step.expand, CodeTree.position_of
+    limit = step.prepare_limits(tree, constraint, seen, rows, position_of)
 
     state = generator.start(batch)
     root = torch.zeros(rows, 1, dtype=torch.int64, device=tree.device)

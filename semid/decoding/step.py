@@ -9,6 +9,7 @@ Axes: B rows, K beams entering a level, J leaving it, R = B * K, V codes, W chil
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +37,13 @@ class Limits:
     seen: Tensor
 
 
-def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor | None, rows: int) -> Limits:
+def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor | None, rows: int,
+                   position_of: Callable[[CodeTree, Tensor], Tensor] = CodeTree.position_of) -> Limits:
     """Prepare a request's limits, once. seen: item rows int64 [B, s], -1 pads anywhere."""
     cum = None if constraint is None else constraint.cum
     if seen is None or seen.numel() == 0:
         return Limits(cum, torch.empty(rows, 0, dtype=torch.int64, device=tree.device))
-    position = tree.position_of(seen.clamp_min(0).flatten()).view(seen.shape)
+    position = position_of(tree, seen.clamp_min(0).flatten()).view(seen.shape)
     void = seen < 0
     if cum is not None:  # only an allowed item can be taken away from the allowed ones
         void |= cum[position + 1] == cum[position]

@@ -116,6 +116,7 @@ def test_every_item_is_found_at_its_place(world):
     rows = torch.arange(len(ids))
     position = tree.position_of(rows)
     assert torch.equal(tree.order.long()[position], rows)
+    assert torch.equal(fused.position_of(tree, rows), position)
     nodes = tree.node_of(torch.from_numpy(ids.codes).long())
     for level in range(ids.levels - 1):
         begin, end = tree.interval(level, nodes[:, level])
