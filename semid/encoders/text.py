@@ -143,7 +143,7 @@ class Text:
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         tokenizer = _load("AutoTokenizer", self.model)
-        model = _load("AutoModel", self.model, dtype=self.dtype).to(self.device).eval()
+        model = _load("AutoModel", self.model).to(device=self.device, dtype=self.dtype).eval()
         vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         rows = np.flatnonzero(warn_empty(texts))
         done = 0
@@ -170,16 +170,22 @@ def _has_native_bfloat16(device: str) -> bool:
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _load(kind: str, model: str | Path, **settings):
-    """Return `transformers.<kind>.from_pretrained(model)`, its failures said in our words."""
+def _load(kind: str, model: str | Path):
+    """Return `transformers.<kind>.from_pretrained(model)`, without its progress bar, its failures said in our words."""
     try:
         import transformers
     except ImportError as error:
         raise MissingExtra("text encoder: transformers is not installed; pip install 'semid[text]', "
                            "or use the Hashed encoder, which needs no weights") from error
+    bars = transformers.utils.logging
+    is_shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
-        return getattr(transformers, kind).from_pretrained(model, **settings)
+        return getattr(transformers, kind).from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ConfigError(f"text encoder: want a model on the hub or in a folder, got {str(model)!r}, which cannot be loaded "
                           f"({str(error).splitlines()[0]}); check the name, or pass a folder that holds config.json, "
                           "the tokenizer and the weights") from error
+    finally:
+        if is_shown:
+            bars.enable_progress_bar()
