@@ -44,7 +44,7 @@ class EASE:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         weights = inverse.div_(-inverse.diagonal().clone())  # column j divided by -P_jj
         weights.diagonal().zero_()
-        return cls(weights)
+        return cls(weights.contiguous())  # column-major until here: a loaded copy is not, and would sum in another order
 
     def score(self, batch: Batch) -> Tensor:
         """Return float32 [B, N]: each distinct item of the history counts once."""
