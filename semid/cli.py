@@ -72,7 +72,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
     say.about(*views.summary(data, split))
     say.step("2. Train five systems on the same events, ask all of them the same questions: semid compare")
     with say.progress(quiet) as progress:
-        table = compare_recipes(["semid"], split, out=out, settings=DEMO, log=_logs(out, progress))
+        table = compare_recipes(["semid:fusion"], split, out=out, settings=DEMO, log=_logs(out, progress))
     page = _write_comparison(table, out, "MovieLens latest-small")
     for seen in table.comparisons:
         say.show(*views.comparison(table, seen, wide=say.is_wide))

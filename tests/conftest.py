@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with events.csv and items.csv: 150 users walk over 64 items, nine steps of ten to the known successor 5 i + 1."""
+    """A folder with events.csv and items.csv: 150 users walk over 64 items, nine steps of ten to the successor 5 i + 1."""
     folder = tmp_path_factory.mktemp("toy")
     rng = np.random.default_rng(0)
     with open(folder / "events.csv", "w", newline="") as file:

@@ -109,8 +109,8 @@ class Progress:
 def describe(record: dict) -> str:
     """Return a record in words.
 
-    >>> describe({"stage": "sasrec", "step": 50, "steps": 600, "epoch": 0.5, "loss": 7.125, "rate": 1e-3, "codes_used": 0.98})
-    'step 50 of 600, epoch 0.5, loss 7.13, rate 0.001, codes used 0.98'
+    >>> describe({"stage": "sasrec", "step": 50, "steps": 600, "epoch": 0.5, "loss": 7.25, "rate": 1e-3, "codes_used": 0.98})
+    'step 50 of 600, epoch 0.5, loss 7.25, rate 0.001, codes used 0.98'
     """
     said = []
     if "note" in record:
@@ -145,7 +145,7 @@ def _shown(value: object) -> str:
 def number(value: float) -> str:
     """Return three or four digits of a number.
 
-    >>> number(0.08124), number(7.125), number(1234), number(0.0005)
+    >>> number(0.08124), number(7.126), number(1234), number(0.0005)
     ('0.0812', '7.13', '1,234', '0.0005')
     """
     if isinstance(value, int) or not math.isfinite(value):

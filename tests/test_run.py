@@ -1,0 +1,187 @@
+"""A run folder: what is saved is what is loaded, and whatever was done to it since is said in one message."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import semid
+from semid.data.read import Dataset
+from semid.errors import ConfigError, DataError, RunError, UnknownId
+from semid.run import Run, load, train
+
+ONE = {"decay": [0.5], "backward": [0.5], "norm": [0.5]}
+"""Item-kNN without a search."""
+
+
+@pytest.fixture(scope="module")
+def data(toy: Path) -> Dataset:
+    return semid.read(toy / "events.csv", toy / "items.csv")
+
+
+@pytest.fixture(scope="module")
+def original(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train("item_knn", data, out=tmp_path_factory.mktemp("run") / "knn", settings=ONE)
+
+
+@pytest.fixture
+def folder(original: Run, tmp_path: Path) -> Path:
+    """A copy to do harm to."""
+    import shutil
+
+    assert original.folder
+    return Path(shutil.copytree(original.folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("recipe", ["popularity", "item_knn", "ease", "sasrec"])
+def test_a_loaded_run_answers_as_the_trained_one(recipe: str, data: Dataset, tmp_path: Path):
+    settings = {"epochs": 1, "width": 16} if recipe == "sasrec" else {}
+    run = train(recipe, data, out=tmp_path / recipe, settings=settings, device="cpu")
+    again = load(tmp_path / recipe)
+    ruled = {"user": "u3", "where": "price < 10", "seen": "keep"}
+    for ask in ({"user": "u3"}, {"history": ["i1", "i6"]}, {"history": []}, ruled):
+        assert again.recommend(**ask) == run.recommend(**ask)
+    assert again.config == run.config
+    assert again.split.fingerprint == run.split.fingerprint == data.fingerprint
+    np.testing.assert_array_equal(again.split.source.time, run.split.source.time)
+    assert again.catalog.titles == run.catalog.titles
+
+
+def test_the_folder_holds_its_config_and_no_pickle(original: Run):
+    assert original.folder
+    about = json.loads((original.folder / "config.json").read_text())
+    assert about["recipe"] == "item_knn"
+    assert about["config"]["decay"] == [0.5]
+    assert {"seed", "protocol", "protocol_hash", "data", "versions", "machine", "seconds", "parameters"} <= about.keys()
+    assert {file.suffix for file in original.folder.iterdir()} <= {".json", ".jsonl", ".parquet", ".safetensors"}
+
+
+def test_an_edited_file_is_refused(folder: Path):
+    file = folder / "scorer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=r"scorer.safetensors: changed since training \(SHA-256"):
+        load(folder)
+
+
+def test_an_edited_config_is_refused(folder: Path):
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunError, match=r"config.json: changed since training"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["scorer.safetensors", "catalog.parquet", "users.parquet", "interactions.parquet"])
+def test_a_missing_file_is_named(folder: Path, name: str):
+    (folder / name).unlink()
+    with pytest.raises(RunError, match=rf"{name}: missing; the manifest lists it with [\d,]+ bytes"):
+        load(folder)
+
+
+def test_a_run_that_has_not_finished_says_how_to_go_on(folder: Path):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(RunError, match=r"training has not finished .* --resume"):
+        load(folder)
+
+
+def test_a_run_of_a_newer_version_is_refused(folder: Path):
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, "format": 99}))
+    with pytest.raises(RunError, match=r"written by a newer semid \(layout 99, this one reads 1\)"):
+        load(folder)
+
+
+def test_a_damaged_config_is_one_message(folder: Path):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config.json: cannot be read"):
+        load(folder)
+
+
+def test_a_folder_without_a_run_says_how_to_make_one(tmp_path: Path):
+    with pytest.raises(RunError, match=r"not a run folder .* semid train RECIPE --data"):
+        load(tmp_path)
+
+
+def test_an_existing_run_is_never_overwritten(data: Dataset, folder: Path):
+    with pytest.raises(ConfigError, match="holds a run already; continue it with --resume"):
+        train("popularity", data, out=folder)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"recipe": "popularity"}, "--resume with another recipe: the run has \"item_knn\", this call \"popularity\""),
+    ({"recipe": "item_knn", "settings": {"window": 3}}, "--resume with another config"),
+    ({"recipe": "item_knn", "settings": ONE, "seed": 4}, "--resume with another seed"),
+])
+def test_resume_refuses_another_question(data: Dataset, folder: Path, change: dict, said: str):
+    with pytest.raises(ConfigError) as refused:
+        train(data=data, out=folder, resume=True, **change)
+    assert said in str(refused.value)
+
+
+def test_resume_refuses_other_data(folder: Path, toy: Path, tmp_path: Path):
+    lines = (toy / "events.csv").read_text().splitlines()
+    (tmp_path / "fewer.csv").write_text("\n".join(lines[:-20]))
+    fewer = semid.read(tmp_path / "fewer.csv", toy / "items.csv")
+    with pytest.raises(ConfigError, match="--resume with other data"):
+        train("item_knn", fewer, out=folder, resume=True, settings=ONE)
+
+
+def test_resume_of_a_finished_run_returns_it(data: Dataset, folder: Path, original: Run):
+    before = (folder / "manifest.json").read_bytes()
+    again = train("item_knn", data, out=folder, resume=True, settings=ONE)
+    assert again.recommend(user="u3") == original.recommend(user="u3")
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_resume_in_a_folder_of_something_else_is_refused(data: Dataset, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train("popularity", data, out=tmp_path, resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "run"))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match="cannot write the run folder: Read-only file system; choose another --out"):
+        train("popularity", data, out=tmp_path / "run")
+
+
+def test_a_recipe_or_a_setting_misspelt_is_named(data: Dataset):
+    with pytest.raises(ConfigError, match="unknown recipe 'sasrek' \\(did you mean 'sasrec'"):
+        train("sasrek", data)
+    with pytest.raises(ConfigError, match="recipe 'sasrec' has no variant 'gbc' \\(did you mean 'gbce'"):
+        train("sasrec:gbc", data)
+    with pytest.raises(ConfigError, match="unknown setting 'epoch' \\(did you mean 'epochs'"):
+        train("sasrec", data, settings={"epoch": 1})
+    with pytest.raises(ConfigError, match=r"epochs='many'.*integer"):
+        train("sasrec", data, settings={"epochs": "many"})
+
+
+def test_recommend_refuses_what_it_cannot_know(original: Run):
+    with pytest.raises(UnknownId, match="unknown user 'u999'"):
+        original.recommend(user="u999")
+    with pytest.raises(UnknownId, match="unknown item 'thing'"):
+        original.recommend(history=["thing"])
+    with pytest.raises(UnknownId, match="unknown item 'thing'"):
+        original.recommend(user="u1", exclude=["thing"])
+    with pytest.raises(ConfigError, match="either a user or a history, got both"):
+        original.recommend(user="u1", history=["i1"])
+    with pytest.raises(ConfigError, match=r"want k in \[1, 10000\], got 0"):
+        original.recommend(user="u1", k=0)
+    for where in ("prise < 3", "price <", "price > 10000", "category = 'x'; drop table catalog"):
+        with pytest.raises(DataError, match="--where"):
+            original.recommend(user="u1", where=where)
+
+
+def test_where_and_exclude_hold_for_every_item(original: Run):
+    answer = original.recommend(user="u1", k=64, where="category = 'toy' and price < 20", exclude=["i4"], seen="keep")
+    allowed = {f"i{item}" for item in range(64) if item % 3 == 1 and item / 2 < 20} - {"i4"}
+    assert {item["item_id"] for item in answer} == allowed
+    assert [item["score"] for item in answer] == sorted((item["score"] for item in answer), reverse=True)
