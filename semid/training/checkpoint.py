@@ -28,13 +28,21 @@ class Checkpoint:
 
 
 def write_atomically(path: Path, write) -> None:
-    """Call `write(temporary path)`, flush to disk, then rename: `path` holds the old or the new content, never a part."""
+    """Call `write(temporary path)`, flush to disk, then rename: `path` holds the old or the new content, never a part.
+
+    Raises `RunError` where the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be written ({error}); free some space, or choose a folder that you may write to; "
+                       "what was saved before is whole, and training goes on with --resume") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -171,7 +171,7 @@ def duration(seconds: float) -> str:
     """Return a time span in words.
 
     >>> duration(0.34), duration(14.2), duration(75), duration(4000)
-    ('0.3 s', '14 s', '1 min 15 s', '1 h 7 min')
+    ('0.3 s', '14 s', '1 min 15 s', '1 h 6 min')
     """
     whole = round(seconds)
     if seconds < 9.95:
