@@ -373,8 +373,12 @@ VERBS: dict[str, Callable[..., int]] = {
     "demo": demo, "data check": data_check, "train": train, "evaluate": evaluate, "compare": compare, "recommend": recommend,
     "codes": codes, "recipes": recipes, "doctor": doctor}
 
-DEMO: dict[str, dict[str, object]] = {"sasrec": {"epochs": 8}}
-"""Settings that keep the demo under five minutes on two cores."""
+DEMO: dict[str, dict[str, object]] = {
+    "item_knn": {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]},
+    "ease": {"regularisation": [400.0]},
+    "sasrec": {"epochs": 5},
+    "semid:fusion": {"epochs": 8}}
+"""Settings that keep the demo short: a narrower search, fewer epochs."""
 
 
 # What the verbs share ----------------------------------------------------------------------------------------------------
