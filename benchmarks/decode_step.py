@@ -6,8 +6,8 @@ Every way gets the same logits and the same beams, those that semid keeps with n
 alone; `free`: log-softmax, sum with the beams' scores, top-k; `dict_trie`: free with Hugging Face transformers'
 PrefixConstrainedLogitsProcessor over a trie of dicts before the top-k, without mask and seen items, which it can't do;
 `torch`: semid's plain step, meant for GPUs; `fused`: semid's step on the CPU. `_limits`: a mask of a tenth of the items
-and 50 seen items a row. Logits are normal, the worst case for skipping beams. One thread; medians over rounds in which
-all ways take turns. `ms` is the mean of the L steps of a decode.
+and 50 seen items a row. Logits are normal, the worst case for skipping beams. One thread, and its CPU time, which busy neighbours
+disturb least; medians over rounds in which all ways take turns. `ms` is the mean of the L steps of a decode.
 """
 
 from __future__ import annotations
@@ -84,20 +84,20 @@ def ways_of_step(tree: CodeTree, trie: dict, level: int, path: torch.Tensor, fro
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
-    """Median ms of each way. In a round each way runs as often as fits its share of `seconds`, at least once."""
+    """Median CPU ms of each way. In a round each way runs as often as fits its share of `seconds`, at least once."""
     often = {}
     for name, way in ways.items():
         way()
-        begin = time.perf_counter()
+        begin = time.thread_time()
         way()
-        often[name] = max(1, min(100, int(seconds / len(ways) / rounds / (time.perf_counter() - begin))))
+        often[name] = max(1, min(100, int(seconds / len(ways) / rounds / (time.thread_time() - begin))))
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             for _ in range(often[name]):
-                begin = time.perf_counter()
+                begin = time.thread_time()
                 way()
-                taken[name].append(time.perf_counter() - begin)
+                taken[name].append(time.thread_time() - begin)
     return {name: float(np.median(times)) * 1e3 for name, times in taken.items()}
 
 

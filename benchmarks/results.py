@@ -2,8 +2,8 @@
 
     python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3] [--shuffle-ties 0]
 
-FOLDER holds one folder a data set (interactions.parquet, items.parquet). Every run leaves results/runs/<set>.<protocol>.<system>.<seed>.json;
-the paired tests go to results/comparisons/ once all systems of the call are there. Then `make docs` writes the tables.
+FOLDER holds one folder a data set (interactions.parquet, items.parquet). Every run leaves one JSON in results/runs; the paired
+tests go to results/comparisons/ once all systems of the call are there. Then `make docs` writes the tables.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         split = semid.read(args.data / name).split(protocol)
         began = time.perf_counter()
 
-        def log(recipe: str, seed: int, name: str = name, began: float = began) -> Log:
+        def log(recipe: str, seed: int, name: str = name, protocol: semid.Protocol = protocol, began: float = began) -> Log:
             def view(record: dict) -> None:
                 if {"valid", "note", "health"} & record.keys():
                     print(f"{time.perf_counter() - began:7.0f} s  {name} {recipe} {seed}  {json.dumps(record)[:300]}", flush=True)

@@ -63,8 +63,9 @@ def main_table(systems: dict[str, list[dict]]) -> list[str]:
         records = systems[name]
         cells = [cell(records, *column, best=top) for column, top in zip(columns, best, strict=True)]
         seconds, latency = mean([r["seconds"] for r in records]), mean([r["latency_ms"]["p50"] for r in records])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(records)} | {span(seconds)} | {records[0]['parameters'] / 1e6:.2f} M "
-                     f"| {latency:.1f} ms |")
+        millions = records[0]["parameters"] / 1e6
+        cells += [str(len(records)), span(seconds), f"{millions:.2f} M", f"{latency:.1f} ms"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 

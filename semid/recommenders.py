@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
-from semid.protocols import Generator, Scorer
+from semid.protocols import Scorer
 from semid.training.checkpoint import write_atomically
 from semid.tree import CodeTree
 from semid.types import Batch, Recommendations, SemanticIds
@@ -81,10 +82,11 @@ class ItemRecommender:
 class CodeRecommender:
     """A generator that writes codes, a tree that keeps them real.
 
+    generator: an `nn.Module` that is a `protocols.Generator` (Python has no type for both).
     beams: paths kept while decoding (at least k). max_history: the generator reads the last so many items, None = all given.
     """
 
-    generator: Generator
+    generator: Any
     ids: SemanticIds
     tree: CodeTree
     beams: int = 50

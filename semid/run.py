@@ -1,8 +1,8 @@
 """A run: one recipe trained on one data set, in a folder from which everything else follows.
 
 The folder holds config.json (recipe, every value resolved, protocol, seed, data fingerprint), catalog.parquet,
-interactions.parquet (the histories `recommend --user` reads, and what `evaluate` splits again), the weights as safetensors, codes.parquet, metrics.json,
-metrics.jsonl, report.html and manifest.json (SHA-256 and size of every file). Loading executes no code.
+interactions.parquet (the histories `recommend --user` reads, and what `evaluate` splits again), the weights as safetensors,
+codes.parquet, metrics.json, metrics.jsonl, report.html and manifest.json (SHA-256 and size of every file). Loading executes no code.
 """
 
 from __future__ import annotations

@@ -32,12 +32,13 @@ from semid.types import SemanticIds
 
 @dataclass(frozen=True)
 class Constraint:
-    """Which items may be returned: cum int32 [N+1], cum[p] = allowed items among the first p of the sorted order.
+    """Which items may be returned. cum: per level, int32 [n(l) + 1], how many allowed items stand before node i.
 
-    A node is alive iff cum[end] > cum[begin].
+    A node is alive iff cum[level][node + 1] > cum[level][node]: the prefix sums of the sorted order, read where nodes
+    begin, so that siblings lie side by side.
     """
 
-    cum: Tensor
+    cum: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class CodeTree:
             raise ConfigError(f"allowed items: want a bool mask of {len(self)} items, got {mask.dtype} {tuple(mask.shape)}")
         cum = torch.zeros(len(self) + 1, dtype=torch.int32, device=self.device)
         torch.cumsum(mask.to(self.device)[self.order], 0, dtype=torch.int32, out=cum[1:])
-        return Constraint(cum)
+        return Constraint((*(cum[begin] for begin in self.begin), cum))
 
     def children(self, level: int, node: Tensor) -> tuple[Tensor, Tensor]:
         """Return (lo, hi) int64: the children of nodes of level - 1 are the nodes lo .. hi of `level`. Node 0 is the root."""

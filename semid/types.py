@@ -122,7 +122,7 @@ class Interactions:
 
     def take(self, rows: np.ndarray) -> Interactions:
         """Return the events `rows` (boolean mask or ascending positions), id maps unchanged."""
-        pick = lambda column: None if column is None else column[rows]  # noqa: E731
+        pick = lambda column: None if column is None else column[rows]
         return replace(self, user=self.user[rows], item=self.item[rows], time=self.time[rows],
                        action=pick(self.action), value=pick(self.value), split=pick(self.split))
 
@@ -250,7 +250,7 @@ class Batch:
 
     def to(self, device) -> Batch:
         """Return the batch on another device."""
-        move = lambda t: None if t is None else t.to(device, non_blocking=True)  # noqa: E731
+        move = lambda t: None if t is None else t.to(device, non_blocking=True)
         return replace(self, item=move(self.item), time=move(self.time), length=move(self.length),
                        target=move(self.target), user=move(self.user), action=move(self.action),
                        extra={k: move(v) for k, v in self.extra.items()})
@@ -281,7 +281,8 @@ class Recommendations:
         _want("recommendations.item", self.item, "int32", 2)
         _want("recommendations.score", self.score, "float32", 2)
         if not len(self.user) == len(self.item) == len(self.score) or self.item.shape != self.score.shape:
-            raise DataError(f"recommendations: want user [B], item [B, k], score [B, k], got {self.user.shape}, {self.item.shape}, {self.score.shape}")
+            raise DataError(f"recommendations: want user [B], item [B, k], score [B, k], "
+                            f"got {self.user.shape}, {self.item.shape}, {self.score.shape}")
         if ((self.item[:, :-1] < 0) & (self.item[:, 1:] >= 0)).any():
             raise DataError("recommendations.item: want -1 only as padding on the right")
         filled = self.item[:, 1:] >= 0

@@ -113,12 +113,14 @@ def _start(node, begin):
 
 @numba.njit
 def _alive(node, begin, cum, seen):
-    """Does a node hold more allowed items than seen ones? cum: empty = all allowed; seen: at least those inside the node."""
-    start, end = _start(node, begin), _start(node + 1, begin)
-    count = np.int64(cum[end] - cum[start]) if len(cum) else end - start
+    """Does a node hold more allowed items than seen ones? cum: of the level, empty = all; seen: at least those inside."""
+    if len(cum):
+        count = np.int64(cum[node + 1] - cum[node])
+    else:
+        count = _start(node + 1, begin) - _start(node, begin)
     if count == 0 or count > len(seen):
         return count > 0
-    return count > _count_below(seen, end) - _count_below(seen, start)
+    return count > _count_below(seen, _start(node + 1, begin)) - _count_below(seen, _start(node, begin))
 
 
 @_compiled
@@ -146,7 +148,8 @@ def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, n
             level = logp[row * beams + beam]
             lo, hi = first[node[row, beam]], first[node[row, beam] + 1]
             inside = seen[row]
-            inside = inside[_count_below(inside, _start(lo, begin)) : _count_below(inside, _start(hi, begin))]
+            if len(inside):
+                inside = inside[_count_below(inside, _start(lo, begin)) : _count_below(inside, _start(hi, begin))]
             norm = _children_normaliser(level, code, lo, hi) if over_children else np.float32(0.0)
             broken |= np.isnan(norm) or np.isnan(above) or np.isnan(level[0])
             for child in range(lo, hi):
@@ -199,7 +202,7 @@ def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: i
     score = np.empty((rows, width), dtype=np.float32)
     row = np.empty((rows, width), dtype=np.int64)
     _expand(tree.code[level].numpy(), tree.first[level].numpy(), _EMPTY if last else tree.begin[level].numpy(),
-            tree.order.numpy() if last else _EMPTY, _EMPTY if limit.cum is None else limit.cum.numpy(), limit.seen.numpy(),
+            tree.order.numpy() if last else _EMPTY, _EMPTY if limit.cum is None else limit.cum[level].numpy(), limit.seen.numpy(),
             logp.numpy(), over_children, np.float32(weight), beams.node.numpy(), beams.logp.numpy(), node, score, row)
     return Frontier(torch.from_numpy(node), torch.from_numpy(score)), torch.from_numpy(row).flatten()
 

@@ -30,10 +30,10 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which items may be returned. cum: as in `Constraint`, or None = all;
+    """Which items may be returned. cum: as in `Constraint`, or None = all.
     seen: int64 [B, s] sorted positions of seen items, rising, without repeats; N pads right; s may be 0."""
 
-    cum: Tensor | None
+    cum: tuple[Tensor, ...] | None
     seen: Tensor
 
 
@@ -46,7 +46,7 @@ def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor |
     position = position_of(tree, seen.clamp_min(0).flatten()).view(seen.shape)
     void = seen < 0
     if cum is not None:  # only an allowed item can be taken away from the allowed ones
-        void |= cum[position + 1] == cum[position]
+        void |= cum[-1][position + 1] == cum[-1][position]
     position = position.masked_fill(void, len(tree)).sort(dim=1).values
     repeated = position[:, 1:] == position[:, :-1]
     position[:, 1:] = position[:, 1:].masked_fill(repeated, len(tree))
@@ -56,7 +56,7 @@ def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor |
 def alive(tree: CodeTree, level: int, node: Tensor, limit: Limits) -> Tensor:
     """Return bool [B, C]: do nodes int64 [B, C] of `level` hold an item that may be returned to their row?"""
     begin, end = tree.interval(level, node)
-    count = end - begin if limit.cum is None else limit.cum[end] - limit.cum[begin]
+    count = end - begin if limit.cum is None else limit.cum[level][node + 1] - limit.cum[level][node]
     if limit.seen.shape[1] == 0:
         return count > 0
     return count > torch.searchsorted(limit.seen, end) - torch.searchsorted(limit.seen, begin)

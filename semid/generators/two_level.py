@@ -55,6 +55,8 @@ class ItemInput(nn.Module):
     content: float32 [N, F] or None.
     """
 
+    content: Tensor | None
+
     def __init__(self, ids: SemanticIds, width: int, *, start: Tensor | None, content: Tensor | None, content_dropout: float = 0.2):
         super().__init__()
         self.item = None if start is None else nn.Embedding.from_pretrained(start.clone(), freeze=False)
@@ -70,7 +72,7 @@ class ItemInput(nn.Module):
         total = self.code(tokens).sum(-2)
         if self.item is not None:
             total = total + self.item(item)
-        if self.project is not None:
+        if self.project is not None and self.content is not None:
             distinct, slot = item.unique(return_inverse=True)  # F is several times D: project each item of the batch once
             total = total + nn.functional.embedding(slot, self.project(self.dropout(self.content[distinct])))
         return total
@@ -83,6 +85,8 @@ class TwoLevel(nn.Module):
     start, content: see `ItemInput`. has_time_gaps: the model also reads how many days passed before each event.
     has_node_vectors: off leaves only the shared code vectors.
     """
+
+    offset: Tensor
 
     def __init__(self, ids: SemanticIds, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
                  dropout: float = 0.4, max_length: int = 50, start: Tensor | None = None, content: Tensor | None = None,

@@ -78,10 +78,10 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     if config.view not in catalog.views:
         raise DataError(f"grid: needs content to make codes of, but the catalogue has no text and no view {config.view!r}; "
                         "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
-    shape = {"levels": config.levels, "size": config.size}
-    tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, unit_residuals=True, **shape),
-                 "rvq": lambda: ResidualVQ(config.view, log=job.log, **shape),
-                 "rqvae": lambda: RQVAE(config.view, log=job.log, **shape)}[config.tokenizer]().fit(catalog, seed=job.seed)
+    levels, size = config.levels, config.size
+    tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, levels=levels, size=size, unit_residuals=True),
+                 "rvq": lambda: ResidualVQ(config.view, levels=levels, size=size, log=job.log),
+                 "rqvae": lambda: RQVAE(config.view, levels=levels, size=size, log=job.log)}[config.tokenizer]().fit(catalog, seed=job.seed)
     before = tokenizer.assign(catalog)
     distances = tokenizer.distances(catalog, before.codes)
     ids = extra_level(before, distances, data.train.counts, is_unique_zero=True)

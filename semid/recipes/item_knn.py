@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from semid.evaluation.evaluate import Seen
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.item_knn import ItemKNN
 from semid.training.job import Job
@@ -46,7 +47,7 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     return ItemRecommender(scorer, SCALE)
 
 
-def tune(config: Config, data: Split, seen: str = "keep") -> tuple[ItemKNN, dict[str, float], float | None]:
+def tune(config: Config, data: Split, seen: Seen = "keep") -> tuple[ItemKNN, dict[str, float], float | None]:
     """Return (scorer, chosen settings, validation NDCG@10, None where there is nothing to choose).
 
     Coordinate-wise search, from the first value of each tuple.
@@ -54,12 +55,12 @@ def tune(config: Config, data: Split, seen: str = "keep") -> tuple[ItemKNN, dict
     fixed = {"window": config.window, "profile": config.profile, "shrink": config.shrink, "neighbours": config.neighbours}
     chosen = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}
     fit = lambda settings: ItemRecommender(ItemKNN.fit(data.train, **fixed, **settings), SCALE)
-    best, value = fit(chosen), None
+    value = None
     for name in chosen:
         candidates = [{**chosen, name: option} for option in getattr(config, name)]
         if len(candidates) > 1:
-            chosen, best, value = best_of(candidates, fit, data, seen=seen)
-    return best.scorer, chosen, value
+            chosen, _, value = best_of(candidates, fit, data, seen=seen)
+    return ItemKNN.fit(data.train, **fixed, **chosen), chosen, value
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:

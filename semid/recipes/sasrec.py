@@ -42,15 +42,15 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.5
+    dropout: float = 0.3
     is_tied: bool = True
     loss: Literal["softmax", "sampled", "gbce"] = "softmax"
     negatives: int = 256
     calibration: float = 0.75
     tokens: int = 1024
-    epochs: int = 30
+    epochs: int = 16
     patience: int = 5
-    optimization: Optimization = Optimization()
+    optimization: Optimization = Optimization(weight_decay=0.1)
 
 
 def smoke() -> Config:
@@ -65,7 +65,8 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     objective = {"softmax": FullSoftmax(), "sampled": SampledSoftmax(config.negatives),
                  "gbce": GBCE(config.negatives, config.calibration)}[config.loss]
     fit(model, objective, batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch, patience=config.patience),
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch,
+                              patience=config.patience),
         checkpoint=job.checkpoint("sasrec"), resume=job.resume, log=job.log, stage="sasrec")
     return recommender
 

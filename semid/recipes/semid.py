@@ -46,9 +46,9 @@ VIEWS = ("text", "cf")
 class Config:
     """text: which text vectors, see `with_text_view`. cf_dim: width of the collaborative view (spectral, training rows only).
 
-    levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them. has_item_ids: off for catalogues
-    where most recommended items are new. has_node_vectors: tree nodes have vectors of their own. has_time_gaps: read the days between events
-    (only where times are real). tokens: positions in a batch. patience: epochs without a better validation NDCG@10.
+    levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them. has_item_ids: off for
+    catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of their own. has_time_gaps: read
+    the days between events (only where times are real). tokens: positions in a batch. patience: epochs without a better validation NDCG@10.
     beams: kept while decoding. fusion: pool with item-kNN.
     """
 
@@ -60,12 +60,12 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.4
+    dropout: float = 0.3
     has_item_ids: bool = True
     has_node_vectors: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int = 20
+    epochs: int = 16
     patience: int = 5
     beams: int = 50
     fusion: bool = False

@@ -20,8 +20,8 @@ class SASRec(nn.Module):
                  dropout: float = 0.5, max_length: int = 50, is_tied: bool = True):
         super().__init__()
         self.item = nn.Embedding(num_items, width)
-        nn.init.normal_(self.item.weight, std=0.02)
-        self.output = None if is_tied else nn.Parameter(torch.randn(num_items, width) * 0.02)
+        nn.init.normal_(self.item.weight, std=0.05)
+        self.output = None if is_tied else nn.Parameter(torch.randn(num_items, width) * 0.05)
         self.temporal = CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
                                           max_length=max_length)
 

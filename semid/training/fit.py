@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.utils.deterministic as deterministic
 from torch import Tensor, nn
 
 from semid.errors import ConfigError
@@ -220,10 +221,10 @@ def _deterministic(device: torch.device):
         return
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer twice
+    fill = deterministic.fill_uninitialized_memory
+    deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer twice
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        deterministic.fill_uninitialized_memory = fill

@@ -85,8 +85,9 @@ class Progress:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=record["steps"], completed=record["step"], said="")
         task = self._tasks[stage]
-        fields = {} if "valid" in record else {"said": describe({k: v for k, v in record.items() if k not in SHOWN_BY_BAR})}
-        self._bars.update(task, completed=record["step"], total=record["steps"], **fields)
+        self._bars.update(task, completed=record["step"], total=record["steps"])
+        if "valid" not in record:
+            self._bars.update(task, said=describe({k: v for k, v in record.items() if k not in SHOWN_BY_BAR}))
         if record["step"] >= record["steps"]:
             self._bars.update(task, visible=False)
 
