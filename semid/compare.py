@@ -65,18 +65,18 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *recipes]))
     for recipe in names:
         find_recipe(recipe)  # a misspelt name fails before hours of training
-    entries = []
+    entries: dict[tuple[str, int], Entry] = {}
     for recipe in names:
         for seed in range(seeds if is_random(recipe) else 1):
             folder = run_folder(out, recipe, seed)
             run = train(recipe, split, out=folder, seed=seed, settings=(settings or {}).get(recipe), device=device,
                         resume=folder.exists(), log=log(recipe, seed) if log else None)
-            entries += measured(run, recipe, seed)
-            if results is not None:
-                for entry in entries[-2:]:
-                    if entry.run is run:
-                        save_result(Path(results) / "runs", name, entry)
-    table = Table(tuple(entries), {seen: tabulate(entries, seen) for seen in ("keep", "remove")})
+            for entry in measured(run, recipe, seed):
+                entries[entry.name, seed] = entry
+                if results is not None:
+                    save_result(Path(results) / "runs", name, entry)
+    rows = tuple(entries.values())
+    table = Table(rows, {seen: tabulate(rows, seen) for seen in ("keep", "remove")})
     if results is not None:
         for seen, comparison in table.comparisons.items():
             write_json(Path(results) / "comparisons" / f"{name}.{split.protocol.hash}.{seen}.json", comparison.to_dict())
@@ -97,7 +97,8 @@ def measured(run: Run, name: str, seed: int) -> list[Entry]:
     """Measure a run on test; a fused system is always shown beside its generator alone. Evaluations are kept in the run folder."""
     parts = {name: run.recommender}
     if isinstance(run.recommender, Fusion):
-        parts = {name.partition(":")[0]: run.recommender.first, name: run.recommender}
+        alone = name.partition(":")[0] if ":" in name else f"{name}:generator"
+        parts = {alone: run.recommender.first, name: run.recommender}
     entries = []
     for part, recommender in parts.items():
         evaluations = {}
@@ -139,7 +140,7 @@ def save_result(folder: Path, data: str, entry: Entry) -> Path:
     """Write one JSON a run, from which every table is made."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {key: value for key, value in entry.run.about.items() if key != "format"}
-    fused = isinstance(entry.run.recommender, Fusion) and ":" in entry.name
+    fused = isinstance(entry.run.recommender, Fusion) and entry.name == entry.run.recipe
     record = {"data_name": data, "system": entry.name, **about, "latency_ms": entry.latency,
               "fusion_weight": entry.run.recommender.weight if fused else None,
               "test": {seen: evaluation.to_dict() for seen, evaluation in entry.evaluations.items()}}

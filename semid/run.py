@@ -25,6 +25,7 @@ import numpy as np
 from semid.config import override
 from semid.data.split import split as split_events
 from semid.errors import ConfigError, RunError, did_you_mean
+from semid.recipe_cards import recipe_names
 from semid.training.checkpoint import write_atomically
 from semid.training.job import Job
 from semid.training.log import Log
@@ -32,11 +33,6 @@ from semid.types import Catalog, IdMap, Interactions, Protocol, Recommendations,
 
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused."""
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes, one file each in `semid/recipes/`."""
-    return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.py") if p.stem != "__init__")
 
 
 def find_recipe(name: str) -> tuple[ModuleType, Mapping[str, object]]:

@@ -119,7 +119,7 @@ def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterato
 
 
 def latest(batch: Batch, count: int) -> Batch:
-    """Return the batch with only the last `count` items of each history; targets stay with their positions."""
+    """Return the batch with only the last `count` items of each history; targets stay with their positions, all items stay seen."""
     if batch.item.shape[1] <= count:
         return batch
     skip = (batch.length - count).clamp_min(0)
@@ -128,7 +128,7 @@ def latest(batch: Batch, count: int) -> Batch:
     position = position.clamp_max(batch.item.shape[1] - 1)
     take = lambda tensor, pad: None if tensor is None else tensor.gather(1, position).masked_fill(~inside, pad)
     return replace(batch, item=take(batch.item, -1), time=take(batch.time, 0), target=take(batch.target, -1),
-                   action=take(batch.action, -1), length=batch.length.clamp_max(count))
+                   action=take(batch.action, -1), length=batch.length.clamp_max(count), extra={**batch.extra, "seen": batch.seen})
 
 
 def history_batch(items: list[np.ndarray], times: list[np.ndarray] | None = None, users: np.ndarray | None = None,

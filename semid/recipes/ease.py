@@ -15,6 +15,7 @@ from semid.types import Catalog, Split
 from semid.validation import best_of
 
 VARIANTS: dict[str, dict[str, object]] = {}
+IS_DETERMINISTIC = True
 SCALE = "linear score"
 
 

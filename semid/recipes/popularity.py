@@ -14,6 +14,7 @@ from semid.training.job import Job
 from semid.types import Catalog, Split
 
 VARIANTS: dict[str, dict[str, object]] = {}
+IS_DETERMINISTIC = True
 SCALE = "training events"
 
 

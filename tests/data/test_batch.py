@@ -93,3 +93,4 @@ def test_latest_keeps_the_end_of_each_history():
     batch = latest(history_batch([np.arange(9), np.arange(2)], max_history=50), 3)
     assert batch.item.tolist() == [[6, 7, 8], [0, 1, -1]]
     assert batch.length.tolist() == [3, 2]
+    assert batch.seen.tolist()[0] == list(range(9))

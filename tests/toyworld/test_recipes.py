@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from semid.data.batch import case_batches
-from semid.run import find_recipe, load, recipe_names, train
+from semid.recipe_cards import recipe_names
+from semid.run import find_recipe, load, train
 from semid.validation import measure
 from tests.toyworld.world import walk
 
