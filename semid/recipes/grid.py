@@ -69,7 +69,7 @@ class Config:
 
 def smoke() -> Config:
     return Config(size=8, width=32, heads=2, head_width=16, layers=1, feedforward=64, dropout=0.0, max_history=8, is_causal=True,
-                  tokens=256, steps=150, look_every=50, optimization=Optimization(learning_rate=5e-3, warmup=20))
+                  tokens=256, steps=150, look_every=150, optimization=Optimization(learning_rate=5e-3, warmup=20))
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
