@@ -102,10 +102,11 @@ def comparison_lines(data: str, protocol: str) -> list[str]:
         if not path.exists():
             continue
         table = json.loads(path.read_text())
-        said = [f"{row['name']} {row['metrics']['ndcg@10']['mean'] / base - 1:+.1%} (p {p_text(row['metrics']['ndcg@10']['p_adjusted'])})"
-                for base in [next(r for r in table["rows"] if r["name"] == table["reference"])["metrics"]["ndcg@10"]["mean"]]
-                for row in table["rows"] if row["name"] != table["reference"]]
-        lines += ["", f"N@10 against {table['reference']}, seen items {'kept' if seen == 'keep' else 'removed'}: " + "; ".join(said) + "."]
+        ndcg = {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}
+        base = ndcg.pop(table["reference"])["mean"]
+        said = [f"{name} {value['mean'] / base - 1:+.1%} (p {p_text(value['p_adjusted'])})" for name, value in ndcg.items()]
+        kept = "kept" if seen == "keep" else "removed"
+        lines += ["", f"N@10 against {table['reference']}, seen items {kept}, paired permutation, Holm: " + "; ".join(said) + "."]
     return lines
 
 
@@ -118,16 +119,20 @@ def published_table(data: str) -> list[str]:
     if not rows:
         return []
     number = lambda row, key: short(row[key]) if key in row else ""
-    return ["", "Published by others (seen items kept; other text, budgets, and hits counted by code in some):", "",
-            "| system | R@5 | R@10 | N@5 | N@10 | printed in |", "|---|---|---|---|---|---|"] + [
-        f"| {row['system']} | " + " | ".join(number(row, key) for key in ("r5", "r10", "n5", "n10")) + f" | {row['source']} |" for row in rows]
+    lines = ["", "Published by others (seen items kept; other text, budgets, and hits counted by code in some):", "",
+             "| system | R@5 | R@10 | N@5 | N@10 | printed in |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row["system"], *(number(row, key) for key in ("r5", "r10", "n5", "n10")), row["source"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def results_page() -> str:
     parts = ["Leave-one-out, full ranking over all items, item level, mean over seeds ± half the 95 % bootstrap interval over users. "
              "\"kept\" ranks every item (the protocol of the published tables), \"removed\" skips the user's own history. "
              "Choices were made on validation; test was read once per finished configuration. `train` is wall time on two shared CPU cores."]
-    for (data, protocol), systems in sorted(runs().items(), key=lambda kv: (DATA.index(kv[0][0]) if kv[0][0] in DATA else 99, kv[0][1])):
+    place = {name: index for index, name in enumerate(DATA)}
+    for (data, protocol), systems in sorted(runs().items(), key=lambda found: (place.get(found[0][0], len(DATA)), found[0][1])):
         first = next(iter(systems.values()))[0]
         shuffled = first["protocol"]["shuffle_ties"]
         title = data + ("" if shuffled is None else f", order inside a day shuffled (seed {shuffled})")
