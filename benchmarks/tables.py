@@ -130,7 +130,7 @@ def published_table(data: str) -> list[str]:
 def results_page() -> str:
     parts = ["Leave-one-out, full ranking over all items, item level, mean over seeds ± half the 95 % bootstrap interval over users. "
              "\"kept\" ranks every item (the protocol of the published tables), \"removed\" skips the user's own history. "
-             "Choices were made on validation; test was read once per finished configuration. `train` is wall time on two shared CPU cores."]
+             "Choices were made on validation; test was read once per finished configuration. `train`: wall time on two shared cores."]
     place = {name: index for index, name in enumerate(DATA)}
     for (data, protocol), systems in sorted(runs().items(), key=lambda found: (place.get(found[0][0], len(DATA)), found[0][1])):
         first = next(iter(systems.values()))[0]

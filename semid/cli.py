@@ -376,8 +376,8 @@ VERBS: dict[str, Callable[..., int]] = {
 DEMO: dict[str, dict[str, object]] = {
     "item_knn": {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]},
     "ease": {"regularisation": [400.0]},
-    "sasrec": {"epochs": 5},
-    "semid:fusion": {"epochs": 8}}
+    "sasrec": {"epochs": 4},
+    "semid:fusion": {"epochs": 6}}
 """Settings that keep the demo short: a narrower search, fewer epochs."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from semid.evaluation.evaluate import Seen
 from semid.recommenders import ItemRecommender, load_tensors
-from semid.scorers.item_knn import ItemKNN
+from semid.scorers.item_knn import ItemKNN, following
 from semid.training.job import Job
 from semid.types import Catalog, Split
 from semid.validation import best_of
@@ -53,7 +53,8 @@ def tune(config: Config, data: Split, seen: Seen = "keep") -> tuple[ItemKNN, dic
 
     Coordinate-wise search, from the first value of each tuple.
     """
-    fixed = {"window": config.window, "profile": config.profile, "shrink": config.shrink, "neighbours": config.neighbours}
+    fixed = {"pairs": following(data.train, window=config.window), "profile": config.profile, "shrink": config.shrink,
+             "neighbours": config.neighbours}
     chosen = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}
     fit = lambda settings: ItemRecommender(ItemKNN.fit(data.train, **fixed, **settings), SCALE)
     value = None

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from semid.types import Batch, Interactions
 
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(i, j, weight): int64, int64, float64, of equal length."""
+
 
 @dataclass(frozen=True)
 class ItemKNN:
@@ -31,10 +34,10 @@ class ItemKNN:
 
     @classmethod
     def fit(cls, train: Interactions, *, window: int = 60, backward: float = 0.5, shrink: float = 10.0, norm: float = 0.5,
-            profile: int = 20, decay: float = 0.5, neighbours: int = 1000) -> ItemKNN:
-        """Count and prune. O(E window) time; memory O(distinct pairs)."""
+            profile: int = 20, decay: float = 0.5, neighbours: int = 1000, pairs: Pairs | None = None) -> ItemKNN:
+        """Count and prune. O(E window) time; memory O(distinct pairs). pairs: of `following`, if they are there already."""
         n = len(train.items)
-        row, column, value = cooccurrence(train, window=window, backward=backward)
+        row, column, value = both_ways(following(train, window=window) if pairs is None else pairs, n, backward)
         damp = (train.counts + shrink) ** -norm
         value = value * damp[row] * damp[column]
         order = np.lexsort((column, -value, row))  # by row, strongest first, ties to the lower item
@@ -63,27 +66,35 @@ class ItemKNN:
         return scores
 
 
-def cooccurrence(train: Interactions, *, window: int, backward: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (i, j, weight) int64, int64, float64: each pair once, sorted by (i, j). Pairs of an item with itself are left out."""
+def following(train: Interactions, *, window: int) -> Pairs:
+    """Return each pair (i, then j) once, with the sum of distance**-0.5; an item with itself is left out."""
     n = np.int64(len(train.items))
     item = train.item.astype(np.int64)
     keys, weights = np.empty(0, np.int64), np.empty(0)
-    longest = int(np.diff(train.offsets).max(initial=0))
-    for distance in range(1, min(window, longest - 1) + 1):
-        same = train.user[distance:] == train.user[:-distance]
-        first, second = item[:-distance][same], item[distance:][same]
-        differ = first != second
-        first, second = first[differ], second[differ]
-        add = np.full(len(first), distance**-0.5)
-        new = np.concatenate([first * n + second, second * n + first])
-        keys = np.concatenate([keys, new])
-        weights = np.concatenate([weights, add, backward * add])
-        if len(keys) > 50_000_000 or distance == min(window, longest - 1):  # merge now and then: bounded memory
-            keys, slot = np.unique(keys, return_inverse=True)
-            weights = np.bincount(slot, weights, minlength=len(keys))
-    keep = weights > 0
-    keys, weights = keys[keep], weights[keep]
+    last = min(window, int(np.diff(train.offsets).max(initial=0)) - 1)
+    for distance in range(1, last + 1):
+        first, second = item[:-distance], item[distance:]
+        real = (train.user[distance:] == train.user[:-distance]) & (first != second)
+        keys = np.concatenate([keys, (first * n + second)[real]])
+        weights = np.concatenate([weights, np.full(int(real.sum()), distance**-0.5)])
+        if len(keys) > 50_000_000 or distance == last:  # merge now and then: bounded memory
+            keys, weights = _merged(keys, weights)
     return keys // n, keys % n, weights
+
+
+def both_ways(pairs: Pairs, num_items: int, backward: float) -> Pairs:
+    """Add the reverse of every pair with `backward` times its weight. Each pair once, sorted, weights > 0."""
+    row, column, weight = pairs
+    n = np.int64(num_items)
+    keys, weights = _merged(np.concatenate([row * n + column, column * n + row]), np.concatenate([weight, backward * weight]))
+    keep = weights > 0
+    return keys[keep] // n, keys[keep] % n, weights[keep]
+
+
+def _merged(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct keys, rising, and the sums of their weights."""
+    keys, slot = np.unique(keys, return_inverse=True)
+    return keys, np.bincount(slot, weights, minlength=len(keys))
 
 
 def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, shrink: float = 10.0, norm: float = 0.5,
@@ -93,7 +104,7 @@ def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, sh
     Seconds, deterministic, no neural training. Items without training events get zeros.
     """
     n = len(train.items)
-    row, column, value = cooccurrence(train, window=window, backward=1.0)
+    row, column, value = both_ways(following(train, window=window), n, 1.0)
     damp = (train.counts + shrink) ** -norm
     value = torch.from_numpy((value * damp[row] * damp[column]).astype(np.float32))
     matrix = torch.sparse_coo_tensor(torch.from_numpy(np.stack([row, column])), value, (n, n), check_invariants=False).coalesce()

@@ -9,7 +9,7 @@ import torch
 from semid.data.batch import history_batch
 from semid.errors import ConfigError
 from semid.scorers.ease import EASE
-from semid.scorers.item_knn import ItemKNN, cooccurrence, spectral_vectors
+from semid.scorers.item_knn import ItemKNN, both_ways, following, spectral_vectors
 from semid.scorers.popularity import Popularity
 from semid.types import IdMap, Interactions
 
@@ -55,8 +55,8 @@ def test_item_knn_keeps_the_strongest_neighbours():
     assert set(kept.tolist()) <= set(torch.nonzero(full >= full.sort().values[-2]).squeeze(1).tolist())
 
 
-def test_cooccurrence_leaves_out_pairs_of_an_item_with_itself():
-    row, column, weight = cooccurrence(events(), window=5, backward=1.0)
+def test_pairs_leave_out_pairs_of_an_item_with_itself():
+    row, column, weight = both_ways(following(events(), window=5), 12, 1.0)
     assert (row != column).all()
     assert (weight > 0).all()
     dense = np.zeros((12, 12))
