@@ -6,8 +6,8 @@ Every way gets the same logits and the same beams, those that semid keeps with n
 alone; `free`: log-softmax, sum with the beams' scores, top-k; `dict_trie`: free with Hugging Face transformers'
 PrefixConstrainedLogitsProcessor over a trie of dicts before the top-k, without mask and seen items, which it can't do;
 `torch`: semid's plain step, meant for GPUs; `fused`: semid's step on the CPU. `_limits`: a mask of a tenth of the items
-and 50 seen items a row. Logits are normal, the worst case for skipping beams. One thread, and its CPU time, which busy neighbours
-disturb least; medians over rounds in which all ways take turns. `ms` is the mean of the L steps of a decode.
+and 50 seen items a row. Logits are normal, the worst case for skipping beams. One thread, and its CPU time, which
+busy neighbours disturb least; medians over rounds in which all ways take turns. `ms` is the mean of the L steps.
 """
 
 from __future__ import annotations

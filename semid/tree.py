@@ -21,6 +21,7 @@ Axes: N items, L levels, V codes in the widest level, M rows, n(l) nodes of leve
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -102,6 +103,18 @@ class CodeTree:
         """Bytes of the tree, without the code table."""
         tensors = {t.data_ptr(): t.nbytes for t in (self.order, *self.code, *self.first, *self.begin)}
         return sum(tensors.values())
+
+    @cached_property
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """For compiled code, of a tree on the CPU: per level (code, first, begin, order), the same memory.
+
+        begin is empty at the last level, order above it.
+        """
+        empty = np.empty(0, dtype=np.int32)
+        begin = [*(begin.numpy() for begin in self.begin), empty]
+        order = [*(empty for _ in self.begin), self.order.numpy()]
+        return [(code.numpy(), first.numpy(), begin[level], order[level])
+                for level, (code, first) in enumerate(zip(self.code, self.first))]
 
     def num_nodes(self, level: int) -> int:
         """How many nodes a level has; at the last one N, since every item is a node there."""

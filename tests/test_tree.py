@@ -37,7 +37,8 @@ def test_child_mask_ignores_padding_and_sharing(tree):
 
 
 def test_a_constraint_counts_allowed_items_in_sorted_order(tree):
-    assert tree.allow(np.array([True, False, False, True, True, False])).cum.tolist() == [0, 1, 1, 1, 2, 2, 3]
+    constraint = tree.allow(np.array([True, False, False, True, True, False]))
+    assert [cum.tolist() for cum in constraint.cum] == [[0, 1, 3], [0, 1, 1, 1, 2, 2, 3]]
 
 
 def test_a_mask_of_the_wrong_length_is_refused(tree):

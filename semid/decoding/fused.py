@@ -77,32 +77,19 @@ def _sort_falling(key, slot, size):
 
 
 @numba.njit
-def _children_normaliser(logits, code, lo, hi):
-    """Log-sum-exp in float64 over the distinct real codes of children lo .. hi; logits [V]. -inf if all are padding."""
+def _children_normaliser(logits, row, code, lo, hi):
+    """Log-sum-exp in float64 over the distinct real codes of children lo .. hi, of logits[row]. -inf if all are padding."""
     top = -np.inf
     for child in range(lo, hi):
-        if code[child] >= 0 and logits[code[child]] > top:
-            top = np.float64(logits[code[child]])
+        if code[child] >= 0 and logits[row, code[child]] > top:
+            top = np.float64(logits[row, code[child]])
     if top == -np.inf:
         return np.float32(-np.inf)
     total = 0.0
     for child in range(lo, hi):
         if code[child] >= 0 and (child == lo or code[child] != code[child - 1]):
-            total += np.exp(np.float64(logits[code[child]]) - top)
+            total += np.exp(np.float64(logits[row, code[child]]) - top)
     return np.float32(top + np.log(total))
-
-
-@numba.njit
-def _count_below(values, bound):
-    """How many of the rising values are < bound?"""
-    lo, hi = 0, len(values)
-    while lo < hi:
-        middle = (lo + hi) >> 1
-        if values[middle] < bound:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo
 
 
 @numba.njit
@@ -112,23 +99,31 @@ def _start(node, begin):
 
 
 @numba.njit
-def _alive(node, begin, cum, seen):
-    """Does a node hold more allowed items than seen ones? cum: of the level, empty = all; seen: at least those inside."""
-    if len(cum):
-        count = np.int64(cum[node + 1] - cum[node])
-    else:
-        count = _start(node + 1, begin) - _start(node, begin)
-    if count == 0 or count > len(seen):
-        return count > 0
-    return count > _count_below(seen, _start(node + 1, begin)) - _count_below(seen, _start(node, begin))
+def _lower_bound(values, row, lo, hi, bound):
+    """The first slot in [lo, hi) of the rising values[row] that holds `bound` or more, hi if none does."""
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if values[row, middle] < bound:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
+
+
+@numba.njit
+def _has_unseen(node, begin, cum, seen, row, lo, hi):
+    """Does a node hold more allowed items than seen ones? The seen items of its parent are seen[row, lo:hi]."""
+    start, end = _start(node, begin), _start(node + 1, begin)
+    count = np.int64(cum[node + 1] - cum[node]) if len(cum) else end - start
+    return count > hi - lo or count > _lower_bound(seen, row, lo, hi, end) - _lower_bound(seen, row, lo, hi, start)
 
 
 @_compiled
 def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, node, parent, out_node, out_logp, out_row):
-    """Fill out_node, out_logp, out_row [B, J].
+    """Fill out_node and out_logp [B, J], out_row [B * J].
 
     begin: empty at the last level, where node c is sorted position c, and `order` breaks ties; else `order` is empty.
-    cum: empty = all allowed. logp float32 [R, V]: log-probabilities, or logits to be normalised over children.
+    cum: of this level, empty = all allowed. logp float32 [R, V]: log-probabilities, or logits to be normalised over children.
     """
     rows, beams = parent.shape
     width = out_logp.shape[1]
@@ -139,24 +134,25 @@ def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, n
     bits = number.view(np.int32)
     for row in range(rows):
         size = 0
-        worst = np.float32(-np.inf)  # children below it are not among the best
+        worst = np.finfo(np.float32).min  # children below it are not among the best; -inf is no path
         broken = False
         for beam in range(beams):
             above = parent[row, beam]
-            if above == -np.inf or above < worst:
+            if above < worst:
                 break
-            level = logp[row * beams + beam]
+            here = row * beams + beam
             lo, hi = first[node[row, beam]], first[node[row, beam] + 1]
-            inside = seen[row]
-            if len(inside):
-                inside = inside[_count_below(inside, _start(lo, begin)) : _count_below(inside, _start(hi, begin))]
-            norm = _children_normaliser(level, code, lo, hi) if over_children else np.float32(0.0)
-            broken |= np.isnan(norm) or np.isnan(above) or np.isnan(level[0])
+            seen_lo = _lower_bound(seen, row, 0, seen.shape[1], _start(lo, begin))
+            seen_hi = _lower_bound(seen, row, seen_lo, seen.shape[1], _start(hi, begin))
+            norm = _children_normaliser(logp, here, code, lo, hi) if over_children else np.float32(0.0)
+            broken |= np.isnan(norm) or np.isnan(above) or np.isnan(logp[here, 0])
             for child in range(lo, hi):
                 new = above
                 if code[child] >= 0:
-                    new += weight * min(level[np.uint32(code[child])] - norm, np.float32(0.0))
-                if new < worst or new == -np.inf or not _alive(child, begin, cum, inside):
+                    new += weight * min(logp[here, np.uint32(code[child])] - norm, np.float32(0.0))
+                if new < worst or (len(cum) and cum[child + 1] == cum[child]):
+                    continue
+                if seen_lo < seen_hi and not _has_unseen(child, begin, cum, seen, row, seen_lo, seen_hi):
                     continue
                 number[0] = new + np.float32(0.0)  # -0 and 0 are one score
                 rising = np.int64(bits[0]) if bits[0] >= 0 else -np.int64(bits[0] & 0x7FFFFFFF)
@@ -179,32 +175,26 @@ def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, n
                 bits[0] = rising if rising >= 0 else -rising - 0x80000000
                 out_logp[row, rank] = number[0]
                 out_node[row, rank] = slot[rank] // beams
-                out_row[row, rank] = row * beams + slot[rank] % beams
+                out_row[row * width + rank] = row * beams + slot[rank] % beams
             else:
                 out_logp[row, rank] = -np.inf
                 out_node[row, rank] = 0
-                out_row[row, rank] = row * beams
+                out_row[row * width + rank] = row * beams
         if broken:
             out_logp[row] = np.nan
-
-
-_EMPTY = np.empty(0, dtype=np.int32)
 
 
 def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: int, *, normalise: Normalise, weight: float,
            limit: Limits) -> tuple[Frontier, Tensor]:
     """Return what `step.expand` returns, for tensors on the CPU."""
-    rows = len(beams.node)
-    last = level == tree.levels - 1
+    shape = len(beams.node), width
     over_children = normalise == "children"
     logp = logits.contiguous() if over_children else torch.log_softmax(logits, dim=1)
-    node = np.empty((rows, width), dtype=np.int64)
-    score = np.empty((rows, width), dtype=np.float32)
-    row = np.empty((rows, width), dtype=np.int64)
-    _expand(tree.code[level].numpy(), tree.first[level].numpy(), _EMPTY if last else tree.begin[level].numpy(),
-            tree.order.numpy() if last else _EMPTY, _EMPTY if limit.cum is None else limit.cum[level].numpy(), limit.seen.numpy(),
-            logp.numpy(), over_children, np.float32(weight), beams.node.numpy(), beams.logp.numpy(), node, score, row)
-    return Frontier(torch.from_numpy(node), torch.from_numpy(score)), torch.from_numpy(row).flatten()
+    node, score = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
+    row = np.empty(shape[0] * width, dtype=np.int64)
+    _expand(*tree.arrays[level], *limit.arrays[level], logp.numpy(), over_children, np.float32(weight), beams.node.numpy(),
+            beams.logp.numpy(), node, score, row)
+    return Frontier(torch.from_numpy(node), torch.from_numpy(score)), torch.from_numpy(row)
 
 
 @_compiled
@@ -229,6 +219,6 @@ def position_of(tree: CodeTree, items: Tensor) -> Tensor:
     node = np.zeros(len(items), dtype=np.int64)
     codes = tree.codes.numpy()[items.numpy()].T.astype(np.int64, order="C")  # [L, M]
     for level in range(tree.levels):
-        order = tree.order.numpy() if level == tree.levels - 1 else _EMPTY
-        _descend(tree.code[level].numpy(), tree.first[level].numpy(), order, codes[level], items.numpy(), node)
+        code, first, _, order = tree.arrays[level]
+        _descend(code, first, order, codes[level], items.numpy(), node)
     return torch.from_numpy(node)

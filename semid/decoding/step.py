@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,8 +23,7 @@ from semid.decoding.normalise import Normalise, advance, log_probabilities, pad_
 from semid.tree import CodeTree, Constraint
 
 
-@dataclass(frozen=True)
-class Frontier:
+class Frontier(NamedTuple):
     """The beams between two levels, best first. node int64 [B, K] (0 where none); logp float32 [B, K] (-inf where none)."""
 
     node: Tensor
@@ -35,6 +37,14 @@ class Limits:
 
     cum: tuple[Tensor, ...] | None
     seen: Tensor
+    levels: int
+
+    @cached_property
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For compiled code, on the CPU: per level (cum, seen), the same memory; cum is empty where all are allowed."""
+        empty = np.empty(0, dtype=np.int32)
+        cum = [empty] * self.levels if self.cum is None else [cum.numpy() for cum in self.cum]
+        return [(each, self.seen.numpy()) for each in cum]
 
 
 def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor | None, rows: int,
@@ -42,7 +52,7 @@ def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor |
     """Prepare a request's limits, once. seen: item rows int64 [B, s], -1 pads anywhere."""
     cum = None if constraint is None else constraint.cum
     if seen is None or seen.numel() == 0:
-        return Limits(cum, torch.empty(rows, 0, dtype=torch.int64, device=tree.device))
+        return Limits(cum, torch.empty(rows, 0, dtype=torch.int64, device=tree.device), tree.levels)
     position = position_of(tree, seen.clamp_min(0).flatten()).view(seen.shape)
     void = seen < 0
     if cum is not None:  # only an allowed item can be taken away from the allowed ones
@@ -50,7 +60,7 @@ def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor |
     position = position.masked_fill(void, len(tree)).sort(dim=1).values
     repeated = position[:, 1:] == position[:, :-1]
     position[:, 1:] = position[:, 1:].masked_fill(repeated, len(tree))
-    return Limits(cum, position.sort(dim=1).values)
+    return Limits(cum, position.sort(dim=1).values, tree.levels)
 
 
 def alive(tree: CodeTree, level: int, node: Tensor, limit: Limits) -> Tensor:
