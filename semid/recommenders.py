@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from semid.data.batch import latest
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
+from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.protocols import Scorer
@@ -84,6 +85,7 @@ class CodeRecommender:
 
     generator: an `nn.Module` that is a `protocols.Generator` (Python has no type for both).
     beams: paths kept while decoding (at least k). max_history: the generator reads the last so many items, None = all given.
+    normalise: as the generator was trained, over a level's codes or over the children that exist.
     """
 
     generator: Any
@@ -92,6 +94,7 @@ class CodeRecommender:
     beams: int = 50
     device: str = "cpu"
     max_history: int | None = None
+    normalise: Normalise = "vocabulary"
 
     @property
     def num_parameters(self) -> int:
@@ -101,7 +104,7 @@ class CodeRecommender:
     @torch.no_grad()
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
         batch = self._read(histories)
-        beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k,
+        beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
                             constraint=None if allowed is None else self.tree.allow(allowed),
                             seen=batch.seen if seen == "remove" else None)
         return listed(histories, beams.item, beams.logp, "log probability")
@@ -109,7 +112,7 @@ class CodeRecommender:
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
-        return score_items(self.generator, self._read(histories), self.tree, items)
+        return score_items(self.generator, self._read(histories), self.tree, items, normalise=self.normalise)
 
     def _read(self, histories: Batch) -> Batch:
         batch = histories.to(self.device)

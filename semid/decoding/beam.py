@@ -44,18 +44,31 @@ def beam_search(generator: Generator, batch: Batch, tree: CodeTree, *, beams: in
         expand, position_of = step.expand, CodeTree.position_of
     limit = step.prepare_limits(tree, constraint, seen, rows, position_of)
 
-    state = generator.start(batch)
+    logits, state = generator.step(generator.start(batch), None)
     root = torch.zeros(rows, 1, dtype=torch.int64, device=tree.device)
     frontier = step.Frontier(root, torch.zeros(rows, 1, device=tree.device))
-    codes = None
+    slot = torch.arange(rows, device=tree.device)  # [B * K]: which row of the state a beam's is
     for level in range(tree.levels):
-        logits, state = generator.step(state, codes)
         width = min(k if level == last else beams, tree.num_nodes(level))
         frontier, row = expand(tree, level, logits.float(), frontier, width, normalise=normalise, weight=weights[level],
                                limit=limit)
-        if level < last:
-            state = state.select(row)
-            codes = tree.code[level][frontier.node.flatten()].long().clamp_min(0)
+        if level == last:
+            break
+        codes = tree.code[level][frontier.node].long().clamp_min(0)  # [B, J]
+        # Forced tails: normalised over children, a node of one item is sure of the rest of its path, whatever the logits.
+        # Only the others ("open") are stepped; below a forced node there is no open one.
+        begin, end = tree.interval(level, frontier.node)
+        is_open = end - begin > 1 if normalise == "children" else torch.ones_like(begin, dtype=torch.bool)
+        num_open = int(is_open.sum(1).max())
+        logits = logits.new_zeros(codes.numel(), logits.shape[1])
+        if num_open:
+            pick = is_open.int().argsort(dim=1, descending=True, stable=True)[:, :num_open]  # [B, num_open]
+            state = state.select(slot[row].view_as(codes).gather(1, pick).flatten())
+            stepped, state = generator.step(state, codes.gather(1, pick).flatten())
+            beam = (pick + codes.shape[1] * torch.arange(rows, device=pick.device)[:, None]).flatten()
+            logits[beam] = stepped
+            slot = slot.new_zeros(codes.numel())
+            slot[beam] = torch.arange(len(beam), device=pick.device)
     if frontier.logp.isnan().any():
         raise SemidError("beam search: want finite logits, got NaN; the generator's weights or inputs are not finite")
     item = tree.order[frontier.node].long()

@@ -87,7 +87,7 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     start = initial_vectors(catalog, views, config.width) if config.has_item_ids else None
     has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
     generator = build(config, ids, data.protocol.max_history, start, torch.from_numpy(content), has_gaps).to(job.device)
-    recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device)
+    recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 
     look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
@@ -170,5 +170,5 @@ def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fu
     start = torch.empty(len(ids), config.width) if config.has_item_ids else None
     generator = build(config, ids, len(weights["temporal.position.weight"]), start, content, "gap.weight" in weights)
     generator.load_state_dict(weights)
-    recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams)
+    recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams, normalise="children")
     return Fusion.load(folder, recommender, ItemRecommender(item_knn.load_scorer(folder), item_knn.SCALE)) if config.fusion else recommender
