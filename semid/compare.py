@@ -30,11 +30,15 @@ METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained system of a comparison. evaluations: {seen: Evaluation} on test; milliseconds: float [R], one a request."""
+    """One trained system of a comparison. evaluations: {seen: Evaluation} on test; milliseconds: float [R], one a request.
+
+    parameters: of this system alone, where the run holds a fused one and its generator.
+    """
 
     name: str
     seed: int
     run: Run
+    parameters: int
     evaluations: dict[str, Evaluation]
     milliseconds: np.ndarray
 
@@ -110,7 +114,7 @@ def measured(run: Run, name: str, seed: int) -> list[Entry]:
             evaluations[seen] = evaluate(recommender, run.split, run.split.test, case_batches(run.split, run.split.test), seen=seen)
             if file is not None:
                 evaluations[seen].save(file)
-        entries.append(Entry(part, seed, run, evaluations, time_requests(recommender, run.split)))
+        entries.append(Entry(part, seed, run, recommender.num_parameters, evaluations, time_requests(recommender, run.split)))
     return entries
 
 
@@ -141,7 +145,7 @@ def save_result(folder: Path, data: str, entry: Entry) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     about = {key: value for key, value in entry.run.about.items() if key != "format"}
     fused = isinstance(entry.run.recommender, Fusion) and entry.name == entry.run.recipe
-    record = {"data_name": data, "system": entry.name, **about, "latency_ms": entry.latency,
+    record = {"data_name": data, "system": entry.name, **about, "parameters": entry.parameters, "latency_ms": entry.latency,
               "fusion_weight": entry.run.recommender.weight if fused else None,
               "test": {seen: evaluation.to_dict() for seen, evaluation in entry.evaluations.items()}}
     path = folder / f"{data}.{entry.run.split.protocol.hash}.{re.sub('[^a-z0-9_]+', '-', entry.name)}.{entry.seed}.json"

@@ -60,8 +60,10 @@ class ItemRecommender:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that were learnt or counted."""
-        return sum(value.numel() for value in tensors_of(self.scorer).values())
+        """Numbers that were learnt, or counted and are not zero."""
+        if isinstance(self.scorer, nn.Module):
+            return sum(parameter.numel() for parameter in self.scorer.parameters())
+        return sum(int(value.count_nonzero()) for value in tensors_of(self.scorer).values() if value.is_floating_point())
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:

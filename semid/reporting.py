@@ -125,7 +125,7 @@ def _comparison(systems: dict[str, list[Entry]], subject: str) -> Comparison:
             scores[SEEN[seen]] = {label(metric): Score(m.mean, m.low, m.high, m.p_adjusted) for metric, m in metrics.items()}
         about = entries[0].run.about
         rows.append(System(name, scores, seeds=len(entries), train_seconds=about["seconds"],
-                           ms_per_user=entries[0].latency["p50"], parameters=about["parameters"]))
+                           ms_per_user=entries[0].latency["p50"], parameters=entries[0].parameters))
     return Comparison(subject, rows)
 
 

@@ -108,7 +108,7 @@ def plain(table: Compared) -> dict:
     mean = lambda values: sum(values) / len(values)
     systems = [{"name": name, "seeds": len(entries), "train_seconds": round(mean([e.run.about["seconds"] for e in entries]), 2),
                 "latency_ms": {q: round(mean([e.latency[q] for e in entries]), 3) for q in ("p50", "p99")},
-                "parameters": entries[0].run.about["parameters"], "runs": [str(e.run.folder) for e in entries]}
+                "parameters": entries[0].parameters, "runs": [str(e.run.folder) for e in entries]}
                for name, entries in rows.items()]
     return {"systems": systems, "comparisons": {seen: found.to_dict() for seen, found in table.comparisons.items()}}
 
