@@ -221,10 +221,11 @@ def _deterministic(device: torch.device):
         return
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    fill = deterministic.fill_uninitialized_memory
-    deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every buffer twice
+    # Filling new memory is a debugging aid that writes every buffer twice.
+    fill = deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        deterministic.fill_uninitialized_memory = fill
+        deterministic.fill_uninitialized_memory = fill  # pyright: ignore[reportAttributeAccessIssue]
