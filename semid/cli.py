@@ -70,7 +70,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
     data = movielens()
     split = data.split(Protocol())
     say.about(*views.summary(data, split))
-    say.step("2. Train five systems on the same events, ask all of them the same questions: semid compare")
+    say.step("2. Train the baselines and semid on the same events, ask all of them the same questions: semid compare")
     with say.progress(quiet) as progress:
         table = compare_recipes(["semid:fusion"], split, out=out, settings=DEMO, log=_logs(out, progress))
     page = _write_comparison(table, out, "MovieLens latest-small")
@@ -84,7 +84,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
     say.show(*views.recommendations(answer, f"user {user}", history))
     say.result({"data": "MovieLens latest-small", **views.plain(table), "report": str(page),
                 "example": {"user": user, "history": history, "recommendations": answer}})
-    rule = shlex.quote("'Comedy' in categories and year > 1990")
+    rule = "\"'Comedy' in categories and year > 1990\""
     say.next([(f"open {page}", "the comparison with pictures"),
               (f"semid recommend {run.folder} --user {user} --where {rule}", "the same user under a rule"),
               ("semid data check EVENTS --items ITEMS", "your own tables: CSV, TSV, Parquet or JSON Lines"),
