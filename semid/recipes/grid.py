@@ -16,21 +16,18 @@ from typing import Literal
 import torch
 
 from semid.data.batch import SequenceBatches, TargetBatches
-from semid.encoders.content import with_text_view
-from semid.errors import DataError
 from semid.generators.encoder_decoder import EncoderDecoder
-from semid.objectives.next_codes import NextCodes
+from semid.recipes.tiger import train_generator, with_content
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
 from semid.tokenizers.collisions import collision_report, extra_level
 from semid.tokenizers.health import health
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.residual_vq import ResidualVQ
 from semid.tokenizers.rqvae import RQVAE
-from semid.training.fit import Optimization, Validation, fit
+from semid.training.fit import Optimization
 from semid.training.job import Job
 from semid.tree import CodeTree
 from semid.types import Catalog, SemanticIds, Split
-from semid.validation import measure
 
 CAUSAL = Optimization(learning_rate=2e-3, warmup=200)
 VARIANTS: dict[str, dict[str, object]] = {
@@ -74,10 +71,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
-    if config.view not in catalog.views:
-        raise DataError(f"grid: needs content to make codes of, but the catalogue has no text and no view {config.view!r}; "
-                        "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
+    catalog = with_content(data.catalog, config.view, config.text, job)
     levels, size = config.levels, config.size
     tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, levels=levels, size=size, unit_residuals=True),
                  "rvq": lambda: ResidualVQ(config.view, levels=levels, size=size, log=job.log),
@@ -88,19 +82,13 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     job.log.write("tokenizer", health=health(before), collisions=collision_report(before, ids, distances))
     if job.out is not None:
         tokenizer.save(job.out / "tokenizer.safetensors")
-
-    generator = build(config, ids).to(job.device)
-    recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), config.beams, job.device, config.max_history)
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
         batches = TargetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, seed=job.seed,
                                 has_random_start=True)
-    fit(generator, NextCodes(), batches, steps=config.steps, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=config.look_every,
-                              patience=config.patience),
-        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
-    return recommender
+    return train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
+                           look_every=config.look_every, patience=config.patience, beams=config.beams, max_history=config.max_history)
 
 
 def build(config: Config, ids: SemanticIds) -> EncoderDecoder:

@@ -60,12 +60,12 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.3
+    dropout: float = 0.4
     has_item_ids: bool = True
     has_node_vectors: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int = 16
+    epochs: int = 28
     patience: int = 5
     beams: int = 50
     fusion: bool = False

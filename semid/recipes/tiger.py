@@ -72,10 +72,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
-    if config.view not in catalog.views:
-        raise DataError(f"tiger: needs content to make codes of, but the catalogue has no text and no view {config.view!r}; "
-                        "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
+    catalog = with_content(data.catalog, config.view, config.text, job)
     tokenizer = RQVAE(config.view, levels=config.levels, size=config.size, latent=config.latent, steps=config.tokenizer_steps,
                       log=job.log, checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
     before = tokenizer.assign(catalog)
@@ -84,16 +81,32 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     job.log.write("tokenizer", health=health(before), collisions=collision_report(before, ids, distances))
     if job.out is not None:
         tokenizer.save(job.out / "tokenizer.safetensors")
-
-    generator = build(config, ids).to(job.device)
-    recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), config.beams, job.device, config.max_history)
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
         batches = TargetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, seed=job.seed)
-    fit(generator, NextCodes(), batches, steps=config.steps, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=config.look_every,
-                              patience=config.patience),
+    return train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
+                           look_every=config.look_every, patience=config.patience, beams=config.beams, max_history=config.max_history)
+
+
+def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:
+    """Return the catalogue with the content view that is tokenized. Raises `DataError` where there is no content."""
+    catalog = with_text_view(catalog, text, log=job.log, device=job.device)
+    if view not in catalog.views:
+        raise DataError(f"this recipe makes codes of content, but the catalogue has no text and no view {view!r}; "
+                        "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
+    return catalog
+
+
+def train_generator(generator: EncoderDecoder, ids: SemanticIds, batches: SequenceBatches | TargetBatches, data: Split, job: Job, *,
+                    steps: int, optimization: Optimization, look_every: int, patience: int, beams: int,
+                    max_history: int) -> CodeRecommender:
+    """Train by cross-entropy of the codes, keep the best look at validation, return the finished system."""
+    generator = generator.to(job.device)
+    recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), beams, job.device, max_history)
+    fit(generator, NextCodes(), batches, steps=steps, optimization=optimization,
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=look_every,
+                              patience=patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
     return recommender
 
