@@ -16,13 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from semid.codes import ids_of
 from semid.data.batch import case_batches, history_batch
+from semid.evaluation.beyond_accuracy import category_shares
 from semid.evaluation.compare import Comparison, compare_runs
 from semid.evaluation.evaluate import Evaluation, evaluate
 from semid.recommenders import Fusion
 from semid.run import Run, find_recipe, train, write_json
 from semid.training.log import Log
-from semid.types import Protocol, Split
+from semid.types import Catalog, Protocol, Split
+
+CATEGORIES = ("category", "categories", "genre", "genres", "main_category", "brand")
+"""Columns of the catalogue that may name an item's category; the first that is there does."""
+
+MOST_CATEGORIES = 1000
+"""Calibration compares shares over categories; beyond so many they are names, not categories."""
 
 BASELINES = ("popularity", "item_knn", "ease", "sasrec")
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -92,6 +100,12 @@ def run_folder(out: str | Path, recipe: str, seed: int) -> Path:
     return Path(out) / f"{recipe.replace(':', '.')}-{seed}"
 
 
+def category_column(catalog: Catalog) -> str | None:
+    """Return the first column of `CATEGORIES` there is, in any case."""
+    names = {name.lower(): name for name in catalog.table.column_names}
+    return next((names[name] for name in CATEGORIES if name in names), None)
+
+
 def is_random(recipe: str) -> bool:
     """Whether the seed matters."""
     return not getattr(find_recipe(recipe)[0], "IS_DETERMINISTIC", False)
@@ -104,6 +118,10 @@ def measured(run: Run, name: str, seed: int) -> list[Entry]:
         alone = name.partition(":")[0] if ":" in name else f"{name}:generator"
         parts = {alone: run.recommender.first, name: run.recommender}
     entries = []
+    column = category_column(run.catalog)
+    shares = None if column is None else category_shares(run.catalog, column)
+    if shares is not None and shares.shape[1] > MOST_CATEGORIES:
+        shares = None
     for part, recommender in parts.items():
         evaluations = {}
         for seen in ("keep", "remove"):
@@ -111,7 +129,8 @@ def measured(run: Run, name: str, seed: int) -> list[Entry]:
             if file is not None and file.exists():
                 evaluations[seen] = Evaluation.load(file)
                 continue
-            evaluations[seen] = evaluate(recommender, run.split, run.split.test, case_batches(run.split, run.split.test), seen=seen)
+            evaluations[seen] = evaluate(recommender, run.split, run.split.test, case_batches(run.split, run.split.test), seen=seen,
+                                         ids=ids_of(run), categories=shares)
             if file is not None:
                 evaluations[seen].save(file)
         entries.append(Entry(part, seed, run, recommender.num_parameters, evaluations, time_requests(recommender, run.split)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from semid.codes import ids_of
-from semid.compare import METRICS, Entry, Table
+from semid.compare import METRICS, Entry, Table, category_column
 from semid.evaluation.charts import Score
 from semid.evaluation.compare import compare_runs
 from semid.evaluation.evaluate import Evaluation, Measure
@@ -36,9 +36,6 @@ SLICES = {"popularity": ("popularity of the item", "Tenths of the catalogue, 1 h
           "history": ("length of the history", ""),
           "target": ("cold and warm items", "Cold items have no training event."),
           "day": ("day of the answer", "Same day: as the last event of the history.")}
-CATEGORIES = ("category", "categories", "genre", "genres", "main_category", "brand")
-"""Columns of the catalogue that may colour the code tree; the first that is there does."""
-
 USERS = 10
 HISTORY = 8
 
@@ -151,9 +148,8 @@ def _tree(ids: SemanticIds, catalog: Catalog, popularity: np.ndarray) -> Tree:
 
 
 def categories(catalog: Catalog) -> list[str] | None:
-    """Return N category names ('' unknown) from the first column of `CATEGORIES` there is; of a list, its first entry."""
-    names = {name.lower(): name for name in catalog.table.column_names}
-    column = next((names[name] for name in CATEGORIES if name in names), None)
+    """Return N category names ('' unknown) from the category column; of a list, its first entry."""
+    column = category_column(catalog)
     if column is None:
         return None
     first = [value[0] if isinstance(value, list) and value else value for value in catalog.table[column].to_pylist()]
