@@ -187,6 +187,7 @@ def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, n
 def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: int, *, normalise: Normalise, weight: float,
            limit: Limits) -> tuple[Frontier, Tensor]:
     """Return what `step.expand` returns, for tensors on the CPU."""
+    assert len(logits) == beams.node.numel(), "one row of logits for each beam; the compiled loop doesn't check bounds"
     shape = len(beams.node), width
     over_children = normalise == "children"
     logp = logits.contiguous() if over_children else torch.log_softmax(logits, dim=1)

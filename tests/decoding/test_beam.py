@@ -16,13 +16,14 @@ class Table:
         self.tables = [torch.tensor([first]).log(), torch.tensor(second).log()]
 
     def start(self, batch):
+        self.rows = len(batch)
         return self
 
     def select(self, rows):
         return self
 
     def step(self, state, codes):
-        return (self.tables[0] if codes is None else self.tables[1][codes]), self
+        return (self.tables[0].expand(self.rows, -1) if codes is None else self.tables[1][codes]), self
 
 
 IDS = SemanticIds(np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.int16), (2, 2))
