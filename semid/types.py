@@ -294,7 +294,7 @@ class Recommendations:
 class Protocol:
     """How a data set is split and what is ranked. Two numbers may stand in one table iff their `hash` is equal.
 
-    split: leave_one_out (last = test, one before = valid, or the given `split` column where `use_split_column`),
+    split: leave_one_out (last = test, one before = valid; the given `split` column instead, where there is one and no shuffling),
            time (global cut at quantiles `valid_from`, `test_from` of event times), column (given `split` only),
            cold_items (a seeded share `held_out` of items never trained on; their events are the test),
            cold_users (a seeded share `held_out` of users never trained on, leave-one-out among them).

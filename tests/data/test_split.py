@@ -178,3 +178,18 @@ def test_nothing_to_train_or_to_ask_is_an_error():
         cut(make([[1, 2], [3, 4]]))
     with pytest.raises(DataError, match="no training rows"):
         cut(make([[1, 2]], splits=[[TEST, TEST]]), split="column")
+
+
+def test_a_shuffled_order_decides_anew_what_comes_last():
+    """A given split column holds for the source's order; with ties shuffled, the test item is again the last one."""
+    user = np.repeat(np.arange(20, dtype=np.int32), 5)
+    items = IdMap([str(i) for i in range(100)])
+    events = Interactions(user, np.arange(100, dtype=np.int32), np.zeros(100, np.int64), IdMap([str(u) for u in range(20)]), items,
+                          split=np.tile(np.array([0, 0, 0, 1, 2], np.int8), 20))
+    catalog = Catalog(items, pa.table({"id": items.ids.tolist()}))
+    given = split(events, catalog, Protocol())
+    shuffled = split(events, catalog, Protocol(shuffle_ties=0))
+    assert given.test.target.tolist() == list(range(4, 100, 5))
+    assert shuffled.test.target.tolist() != given.test.target.tolist()
+    assert (shuffled.test.history_end - shuffled.test.history_begin == 4).all()
+    assert (shuffled.valid.history_end - shuffled.valid.history_begin == 3).all()
