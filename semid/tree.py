@@ -154,19 +154,18 @@ class CodeTree:
         known = torch.ones_like(node, dtype=torch.bool)
         nodes = []
         for level in range(codes.shape[1]):
-            lo, hi = self.children(level, node)
-            found = _lower_bound(self.code[level], lo, hi, codes[:, level])
-            known &= (found < hi) & (self.code[level][found.clamp_max(self.num_nodes(level) - 1)] == codes[:, level])
+            found = self.child(level, node, codes[:, level])
+            known &= found >= 0
             node = torch.where(known, found, 0)
             nodes.append(torch.where(known, found, -1))
         return torch.stack(nodes, dim=1)
 
     def child(self, level: int, node: Tensor, code: Tensor) -> Tensor:
-        """Return int64 [M]: the child in `level` of nodes [M] of level - 1 with the given codes [M]; 0 where there is none."""
+        """Return int64 [M]: the child in `level` of nodes [M] of level - 1 with the given codes [M]; -1 where there is none."""
         lo, hi = self.children(level, node)
         found = _lower_bound(self.code[level], lo, hi, code)
         known = (found < hi) & (self.code[level][found.clamp_max(self.num_nodes(level) - 1)] == code)
-        return torch.where(known, found, 0)
+        return torch.where(known, found, -1)
 
     def position_of(self, items: Tensor) -> Tensor:
         """Return int64 [M]: the sorted position of item rows, by walking down their codes."""

@@ -166,7 +166,8 @@ class TwoLevel(nn.Module):
         if codes is not None:
             level = state.level
             prefix = state.prefix + self.prefix(codes + self.offset[level])
-            state = DepthState(state.user, prefix, self.tree.child(level, state.node, codes), level + 1)
+            node = self.tree.child(level, state.node, codes).clamp_min(0)  # dead beams carry any code; their score is -inf
+            state = DepthState(state.user, prefix, node, level + 1)
         return self.level_logits(state.level, state.user, state.prefix, state.node), state
 
 
