@@ -68,6 +68,45 @@ class SequenceBatches:
         return _gather(self.events, windows[:, 0], windows[:, 1] - 1, targets_to=windows[:, 1])
 
 
+class NeighbourTargets:
+    """Batches in which some targets are replaced by what other users took around the same items: item-kNN as a soft label.
+
+    A rare item's few successors are an accident, its neighbours less so. A position whose item was taken n times in training is
+    redrawn with probability prior / (prior + n), as if its neighbours had been seen `prior` times: an item of the history, each step
+    back `decay` times as likely as the one after it, then one of that item's neighbours by weight. What the user already has never
+    becomes a target. A pure function of the step, as the batches are.
+
+    Source: this project; the expected loss is a cross-entropy with soft labels, as in distillation (Hinton et al. 2015,
+    arXiv 1503.02531, section 2), of which one label is sampled: no dearer than the hard one.
+
+    batches: with targets. neighbour int32 [N, K] (-1 pad), weight float32 [N, K] >= 0 (0 pad), as item-kNN has them;
+    counts int64 [N]: training events of each item. prior >= 0, in events; decay in [0, 1).
+    """
+
+    def __init__(self, batches: SequenceBatches, neighbour: torch.Tensor, weight: torch.Tensor, counts: np.ndarray, *, prior: float,
+                 decay: float = 0.5, seed: int):
+        self.batches, self.decay, self.seed = batches, decay, seed
+        self.neighbour = neighbour.numpy()
+        self.cumulative = weight.double().cumsum(1).numpy()  # [N, K]
+        self.share = np.where(self.cumulative[:, -1] > 0, prior / np.maximum(prior + counts, 1e-9), 0.0)  # [N]
+        self.steps_per_epoch = batches.steps_per_epoch
+
+    def at(self, step: int) -> Batch:
+        batch = self.batches.at(step)
+        rng = np.random.default_rng((self.seed, step, 1))
+        item, target = batch.item.numpy(), batch.target.numpy().copy()
+        row, position = np.nonzero((target >= 0) & (rng.random(target.shape) < self.share[np.maximum(item, 0)]))
+        back = np.minimum(rng.geometric(1 - self.decay, len(row)) - 1, position)
+        source = item[row, position - back]
+        cumulative = self.cumulative[source]  # [M, K]
+        place = (cumulative <= (rng.random(len(row)) * cumulative[:, -1])[:, None]).sum(1)
+        drawn = self.neighbour[source, np.minimum(place, cumulative.shape[1] - 1)]
+        owned = ((item[row] == drawn[:, None]) & (np.arange(item.shape[1]) <= position[:, None])).any(1)
+        use = ~owned & (drawn >= 0)  # an item back in the history may have no neighbours
+        target[row[use], position[use]] = drawn[use]
+        return replace(batch, target=torch.from_numpy(target))
+
+
 class TargetBatches:
     """One target a row with up to `max_length` items before it, as encoder-decoders read them (TIGER, LETTER, GRID).
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from semid.data.batch import NeighbourTargets, SequenceBatches
 from semid.evaluation.evaluate import Seen
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.item_knn import ItemKNN, following
@@ -63,6 +64,12 @@ def tune(config: Config, data: Split, seen: Seen = "keep") -> tuple[ItemKNN, dic
         if len(candidates) > 1:
             chosen, _, value = best_of(candidates, fit, data, seen=seen)
     return ItemKNN.fit(data.train, **fixed, **chosen), chosen, value
+
+
+def neighbour_targets(batches: SequenceBatches, data: Split, *, prior: float, seed: int) -> NeighbourTargets:
+    """Return batches with targets redrawn from the 100 nearest neighbours of item-kNN as it stands, counted in training rows."""
+    scorer = ItemKNN.fit(data.train, neighbours=100)
+    return NeighbourTargets(batches, scorer.neighbour, scorer.weight, data.train.counts, prior=prior, seed=seed)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:

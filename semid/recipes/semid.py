@@ -3,8 +3,10 @@
 Source: this project. Status: default; `semid:fusion` pools it with item-kNN, the weight chosen on validation.
 What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
-What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding, and every node of the tree
-has a vector of its own beside the shared code vectors (generators/two_level.py).
+What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
+has a vector of its own beside the shared code vectors (generators/two_level.py); targets after rare items are shared with the
+neighbours that item-kNN knows (`NeighbourTargets` in data/batch.py), which taught the model most of what fusing it with item-kNN had
+brought at decoding time (dev/LOG.md).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no_node": {"has_node_vectors": False},
     "no_content": {"text": "none"},
     "no_id": {"has_item_ids": False},
+    "hard_targets": {"neighbour_prior": 0.0, "smoothing": 0.0},
 }
 VIEWS = ("text", "cf")
 
@@ -48,7 +51,10 @@ class Config:
 
     levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them. has_item_ids: off for
     catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of their own. has_time_gaps: read
-    the days between events (only where times are real). tokens: positions in a batch. patience: epochs without a better validation NDCG@10.
+    the days between events (only where times are real). tokens: positions in a batch. patience: looks (one every other epoch) without
+    a better validation NDCG@10.
+    neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
+    smoothing: share of each target spread over the children of its node.
     beams: kept while decoding. fusion: pool with item-kNN.
     """
 
@@ -65,9 +71,11 @@ class Config:
     has_node_vectors: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int = 28
-    patience: int = 5
+    epochs: int = 20
+    patience: int = 3
     beams: int = 50
+    neighbour_prior: float = 5.0
+    smoothing: float = 0.1
     fusion: bool = False
     optimization: Optimization = Optimization(weight_decay=0.1)
 
@@ -91,8 +99,11 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
 
     look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
-    fit(generator, NextCodes(), batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
-        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=batches.steps_per_epoch,
+    if config.neighbour_prior:
+        batches = item_knn.neighbour_targets(batches, data, prior=config.neighbour_prior, seed=job.seed)
+    fit(generator, NextCodes(smoothing=config.smoothing), batches, steps=config.epochs * batches.steps_per_epoch,
+        optimization=config.optimization,
+        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * batches.steps_per_epoch,
                               patience=config.patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
     if not config.fusion:

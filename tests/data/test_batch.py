@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from semid.data.batch import SequenceBatches, TargetBatches, case_batches, history_batch, latest
+from semid.data.batch import NeighbourTargets, SequenceBatches, TargetBatches, case_batches, history_batch, latest
 from semid.types import IdMap, Interactions, Protocol
 from tests.toyworld.world import walk
 
@@ -94,3 +94,42 @@ def test_latest_keeps_the_end_of_each_history():
     assert batch.item.tolist() == [[6, 7, 8], [0, 1, -1]]
     assert batch.length.tolist() == [3, 2]
     assert batch.seen.tolist()[0] == list(range(9))
+
+
+def soft(prior: float, decay: float = 0.5) -> NeighbourTargets:
+    """Item 0 has neighbours 2 (weight 3) and 3 (weight 1), item 1 has none; 64 users took 0, 1, then 4."""
+    user = np.repeat(np.arange(64, dtype=np.int32), 3)
+    train = Interactions(user, np.tile(np.array([0, 1, 4], np.int32), 64), np.arange(192, dtype=np.int64),
+                         IdMap([str(u) for u in range(64)]), IdMap([str(i) for i in range(5)]))
+    neighbour = torch.tensor([[2, 3], [-1, -1], [0, -1], [0, -1], [0, 1]], dtype=torch.int32)
+    weight = torch.tensor([[3.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    batches = SequenceBatches(train, max_length=8, tokens=10_000, seed=0)
+    return NeighbourTargets(batches, neighbour, weight, train.counts, prior=prior, decay=decay, seed=0)
+
+
+def test_neighbours_replace_the_share_of_targets_that_the_prior_asks_for():
+    first = torch.cat([soft(64.0).at(step).target[:, 0] for step in range(200)])  # item 0 was taken 64 times: half are redrawn
+    share = lambda item: (first == item).float().mean().item()
+    assert abs(share(1) - 1 / 2) < 0.02
+    assert abs(share(2) - 3 / 8) < 0.02
+    assert abs(share(3) - 1 / 8) < 0.02
+
+
+def test_without_a_prior_or_neighbours_targets_stay():
+    batches = soft(0.0)
+    assert (batches.at(3).target == batches.batches.at(3).target).all()
+    later = soft(1e9, decay=0.0).at(0).target[:, 1]  # item 1 has no neighbours, and no step back is taken
+    assert (later == 4).all()
+
+
+def test_an_owned_item_is_never_a_redrawn_target():
+    batches = soft(1e9)
+    batches.neighbour = np.array([[1, 0], [0, -1], [0, -1], [0, -1], [0, 1]], np.int32)  # 0 leads to 1 or to itself
+    target = torch.cat([batches.at(step).target for step in range(50)])
+    assert not (target == 0).any()
+    assert (target[:, 1] == 4).all()  # both 0 and 1 are owned by then
+
+
+def test_redrawn_targets_are_a_function_of_the_step():
+    assert (soft(64.0).at(5).target == soft(64.0).at(5).target).all()
+    assert (soft(64.0).at(5).target != soft(64.0).at(6).target).any()
