@@ -66,7 +66,7 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.4
+    dropout: float = 0.3
     has_item_ids: bool = True
     has_node_vectors: bool = True
     has_time_gaps: bool = True
