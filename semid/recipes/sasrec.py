@@ -48,7 +48,7 @@ class Config:
     negatives: int = 256
     calibration: float = 0.75
     tokens: int = 1024
-    epochs: int = 16
+    epochs: int = 12
     patience: int = 5
     optimization: Optimization = Optimization(weight_decay=0.1)
 
