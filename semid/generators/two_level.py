@@ -49,7 +49,10 @@ class DepthState:
 
 
 class ItemInput(nn.Module):
-    """The vector of an item as the history shows it: id embedding + its codes' embeddings + projected content.
+    """The vector of an item as the history shows it: id embedding + its codes' embeddings + projected content, times sqrt(D).
+
+    The factor, which transformers have by custom (Vaswani et al. 2017, section 3.4), lets items outweigh positions from the first step
+    and learn as fast as the rest; without it a model of equal loss ranks far worse (dev/LOG.md).
 
     start: float32 [N, D] initial id embeddings, or None for no id part: the model then reads new items as well as old ones.
     content: float32 [N, F] or None.
@@ -65,6 +68,7 @@ class ItemInput(nn.Module):
         self.project = None if content is None else nn.Linear(content.shape[1], width)
         self.register_buffer("content", content)
         self.dropout = Dropout(content_dropout)
+        self.scale = width**0.5
 
     def forward(self, item: Tensor, tokens: Tensor) -> Tensor:
         """item int64 [B, S] (pads read row 0, which causality hides), tokens int64 [B, S, L] -> [B, S, D]."""
@@ -75,7 +79,7 @@ class ItemInput(nn.Module):
         if self.project is not None and self.content is not None:
             distinct, slot = item.unique(return_inverse=True)  # F is several times D: project each item of the batch once
             total = total + nn.functional.embedding(slot, self.project(self.dropout(self.content[distinct])))
-        return total
+        return total * self.scale
 
 
 class TwoLevel(nn.Module):

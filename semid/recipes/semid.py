@@ -66,12 +66,12 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.3
+    dropout: float = 0.5
     has_item_ids: bool = True
     has_node_vectors: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int = 20
+    epochs: int = 12
     patience: int = 3
     beams: int = 50
     neighbour_prior: float = 5.0
