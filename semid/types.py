@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-EXTRA = frozenset({"query", "profile", "reward", "domain", "seen"})
+EXTRA = frozenset({"query", "profile", "reward", "domain", "seen", "request", "candidates", "chosen", "rejected"})
 """The closed list of names that `Batch.extra` may hold. seen: int64 [B, H] (-1 pad), all items of the user's past, where the
-history that the model reads was cut to the latest."""
+history that the model reads was cut to the latest. request: int64 [B], when the item after the last one is asked for, in the
+unit of `time`. candidates: int64 [B, G] proposed items, reward: float32 [B, G] their worth. chosen: int64 [B] and
+rejected: int64 [B, K] (-1 pad), the two sides of a preference."""
 
 TRAIN, VALID, TEST = 0, 1, 2
 """Values of `Interactions.split`."""
@@ -247,6 +249,11 @@ class Batch:
     def seen(self) -> Tensor:
         """int64 [B, H] (-1 pad): the items that "seen removed" never recommends."""
         return self.extra["seen"] if "seen" in self.extra else self.item
+
+    @property
+    def request(self) -> Tensor | None:
+        """int64 [B]: when the item after the last one is asked for; None where nobody said."""
+        return self.extra["request"] if "request" in self.extra else None
 
     def to(self, device) -> Batch:
         """Return the batch on another device."""

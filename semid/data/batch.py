@@ -65,7 +65,8 @@ class SequenceBatches:
             self._plan = (epoch, self._batches_of(epoch))
         plan = self._plan[1]
         windows = plan[index % len(plan)]  # later epochs may have a batch more or fewer; the pass stays whole on average
-        return _gather(self.events, windows[:, 0], windows[:, 1] - 1, targets_to=windows[:, 1])
+        end = windows[:, 1] - 1
+        return _gather(self.events, windows[:, 0], end, request=self.events.time[end], targets_to=windows[:, 1])
 
 
 class NeighbourTargets:
@@ -132,7 +133,7 @@ class TargetBatches:
         begin = np.maximum(self._first[rows], end - self.max_length)
         if self.has_random_start:
             begin = np.random.default_rng((self.seed, epoch, index)).integers(begin, end)
-        batch = _gather(self.events, begin, end)
+        batch = _gather(self.events, begin, end, request=self.events.time[end])
         batch.target[torch.arange(len(rows)), batch.length - 1] = torch.from_numpy(self.events.item[end].astype(np.int64))
         return batch
 
@@ -140,7 +141,8 @@ class TargetBatches:
 def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yield (rows int64 [B], Batch without targets) over all cases, histories cut to the protocol's max_history.
 
-    Cases of like length share a batch; `rows` says which cases they are. Where a history was cut, `extra["seen"]` holds all of it.
+    Cases of like length share a batch; `rows` says which cases they are. Where a history was cut, `extra["seen"]` holds all of it;
+    `extra["request"]` is the time of the first target: a service knows when it is asked.
     """
     begin = np.maximum(cases.history_begin, cases.history_end - split.protocol.max_history)
     length = cases.history_end - begin
@@ -150,7 +152,7 @@ def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterato
         widths = length[order[row : row + tokens]]
         take = max(1, int((np.arange(1, len(widths) + 1) * np.maximum(widths, 1) <= tokens).sum()))
         rows = order[row : row + take]
-        batch = _gather(split.events, begin[rows], cases.history_end[rows])
+        batch = _gather(split.events, begin[rows], cases.history_end[rows], request=cases.target_time[cases.target_offsets[rows]])
         if (cases.history_begin[rows] < begin[rows]).any():
             batch.extra["seen"] = _padded(split.events.item, cases.history_begin[rows], cases.history_end[rows], -1)
         yield rows, batch
@@ -201,8 +203,10 @@ def _padded(column: np.ndarray, begin: np.ndarray, end: np.ndarray, pad: int) ->
     return torch.from_numpy(np.where(inside, column[np.where(inside, position, 0)], pad).astype(np.int64))
 
 
-def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, targets_to: np.ndarray | None = None) -> Batch:
-    """Rows of events [begin, end), right-padded; with `targets_to` (= end + 1), position s is supervised by event begin + s + 1."""
+def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, *, request: np.ndarray,
+            targets_to: np.ndarray | None = None) -> Batch:
+    """Rows of events [begin, end), right-padded, asked at time `request`; with `targets_to` (= end + 1), position s
+    is supervised by event begin + s + 1."""
     length = end - begin
     take = lambda column, pad: _padded(column, begin, end, pad)
     item = take(events.item, -1)
@@ -210,4 +214,4 @@ def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, targets_to
     user = events.user[np.minimum(begin, max(len(events) - 1, 0))].astype(np.int64) if len(events) else np.zeros(len(begin), np.int64)
     action = None if events.action is None else take(events.action, -1)
     return Batch(item=item, time=take(events.time, 0), length=torch.from_numpy(length.astype(np.int64)),
-                 target=target, user=torch.from_numpy(user), action=action)
+                 target=target, user=torch.from_numpy(user), action=action, extra={"request": torch.from_numpy(request.copy())})
