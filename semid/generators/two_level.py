@@ -86,7 +86,9 @@ class TwoLevel(nn.Module):
     """Causal transformer over item vectors, then per level a choice among the node's children.
 
     hidden = norm(user + prefix + mlp([user, prefix])). ids: codes of N items, "sequence" order, no padding.
-    start, content: see `ItemInput`. has_time_gaps: the model also reads how many days passed before each event.
+    start, content: see `ItemInput`. temporal: another model of histories, called with (vectors [B, S, D], time, length, request)
+    as `nn.hstu.HSTU` is; it replaces the transformer that layers, heads, feedforward and max_length describe.
+    has_time_gaps: the model also reads how many days passed before each event.
     has_node_vectors: off leaves only the shared code vectors.
     """
 
@@ -94,7 +96,7 @@ class TwoLevel(nn.Module):
 
     def __init__(self, ids: SemanticIds, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
                  dropout: float = 0.4, max_length: int = 50, start: Tensor | None = None, content: Tensor | None = None,
-                 has_time_gaps: bool = True, has_node_vectors: bool = True):
+                 temporal: nn.Module | None = None, has_time_gaps: bool = True, has_node_vectors: bool = True):
         super().__init__()
         if (ids.codes < 0).any():
             raise ConfigError("two-level generator: want codes of one length, got padded codes; use a collision policy without suffixes")
@@ -104,8 +106,8 @@ class TwoLevel(nn.Module):
         self.gap = nn.Embedding(GAPS, width) if has_time_gaps else None
         if self.gap is not None:
             nn.init.normal_(self.gap.weight, std=0.02)
-        self.temporal = CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
-                                          max_length=max_length)
+        self.temporal = temporal or CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
+                                                      max_length=max_length)
         self.depth = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width))
             for _ in ids.sizes)
@@ -135,7 +137,7 @@ class TwoLevel(nn.Module):
         x = self.input(batch.item, tokens)
         if self.gap is not None:
             x = x + self.gap(gap_bucket(batch.time))
-        return self.temporal(x)
+        return self.temporal(x, batch.time, batch.length, batch.request)
 
     def level_logits(self, level: int, user: Tensor, prefix: Tensor, node: Tensor) -> Tensor:
         """Return float32 [M, V]: logits of the children of `node` int64 [M] (level - 1), -inf for codes no child has."""

@@ -68,7 +68,8 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, feedforward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None, length: Tensor | None = None, request: Tensor | None = None) -> Tensor:
+        """x [B, S, D] -> [B, S, D]. Clock and lengths are not read; temporal models that do (`nn.hstu`) take its place."""
         x = self.dropout(x + self.position.weight[: x.shape[1]])
         for block in self.blocks:
             x = block(x)

@@ -30,15 +30,20 @@ class FullSoftmax:
 
 @dataclass(frozen=True)
 class SampledSoftmax:
-    """Cross-entropy over the target and `negatives` uniform items shared by the batch, cosine over temperature .05 (HSTU's recipe)."""
+    """Cross-entropy over the target and `negatives` uniform items, cosine over temperature .05 (HSTU's recipe).
+
+    is_shared: one draw for all positions of the batch, or (HSTU's way, and slower) one for each.
+    """
 
     negatives: int = 512
     temperature: float = 0.05
+    is_shared: bool = True
 
     def __call__(self, model, batch: Batch) -> Loss:
         hidden, target = _supervised(model, batch)
         table = model.item_vectors()
-        negatives = torch.randint(len(table), (self.negatives,), device=target.device)
+        shape = (self.negatives,) if self.is_shared else (len(target), self.negatives)
+        negatives = torch.randint(len(table), shape, device=target.device)
         return Loss(sampled_softmax(hidden, table, target, negatives, temperature=self.temperature, cosine=True))
 
 

@@ -73,7 +73,7 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
 
 def build(config: Config, num_items: int, max_length: int) -> SASRec:
     return SASRec(num_items, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
-                  dropout=config.dropout, max_length=max_length, is_tied=config.is_tied)
+                  dropout=config.dropout, max_length=max_length, is_tied=config.is_tied, is_cosine=config.loss == "sampled")
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:

@@ -2,6 +2,7 @@
 
 Axes: B rows, S positions, D width, N items.
 Source: Kang and McAuley, ICDM 2018, arXiv 1808.09781; losses see `objectives/next_item.py`.
+With `temporal=HSTU(...)` and `is_cosine` it is the retrieval model of `recipes/hstu.py`: only the layers differ.
 Deviations: clean pre-norm blocks (the original normalises queries only), GELU, and an output table of its own where
 `is_tied` is false (as gSASRec has it): a tied table scores the items just taken too high.
 """
@@ -10,30 +11,40 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semid.nn.transformer import CausalTransformer, last_state
 from semid.types import Batch
 
 
 class SASRec(nn.Module):
+    """is_tied: one table reads and scores items. is_cosine: scores are cosines, as a loss over cosines needs. temporal: other layers
+    than the transformer's, called with (vectors [B, S, D], time, length, request) as `nn.hstu.HSTU` is."""
+
     def __init__(self, num_items: int, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
-                 dropout: float = 0.5, max_length: int = 50, is_tied: bool = True):
+                 dropout: float = 0.5, max_length: int = 50, is_tied: bool = True, is_cosine: bool = False,
+                 temporal: nn.Module | None = None):
         super().__init__()
         self.item = nn.Embedding(num_items, width)
         nn.init.normal_(self.item.weight, std=0.02)
         self.output = None if is_tied else nn.Parameter(torch.randn(num_items, width) * 0.02)
-        self.temporal = CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
-                                          max_length=max_length)
+        self.is_cosine = is_cosine
+        self.temporal = temporal or CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
+                                                      max_length=max_length)
 
     def states(self, batch: Batch) -> Tensor:
         """Return [B, S, D]: the user after each position. Input vectors are multiplied by sqrt(D), as the paper's code does: items
         then outweigh positions from the first step, and recall is up by a tenth (dev/LOG.md)."""
-        return self.temporal(self.item(batch.item.clamp_min(0)) * self.item.embedding_dim**0.5)
+        x = self.item(batch.item.clamp_min(0)) * self.item.embedding_dim**0.5
+        return self.temporal(x, batch.time, batch.length, batch.request)
 
     def item_vectors(self) -> Tensor:
         """Return [N, D]: what a state is multiplied with."""
         return self.item.weight if self.output is None else self.output
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float32 [B, N], dot products."""
-        return (last_state(self.states(batch), batch.length) @ self.item_vectors().T).float()
+        """Return float32 [B, N]: dot products or cosines."""
+        state, table = last_state(self.states(batch), batch.length), self.item_vectors()
+        if self.is_cosine:
+            state, table = F.normalize(state, dim=1), F.normalize(table, dim=1)
+        return (state @ table.T).float()

@@ -10,6 +10,7 @@ from semid.data.batch import SequenceBatches, history_batch
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError
 from semid.generators.two_level import GAPS, TwoLevel, gap_bucket
+from semid.nn.hstu import HSTU
 from semid.objectives.next_codes import NextCodes
 from semid.types import SemanticIds
 from tests.toyworld.world import walk
@@ -100,3 +101,20 @@ def test_gaps_double():
     day = 86_400
     time = torch.tensor([[0, 5, day + 5, 3 * day + 5, 7 * day + 6, 10_000 * day]])
     assert gap_bucket(time).tolist() == [[0, 0, 1, 2, 3, GAPS - 1]]
+
+
+@torch.no_grad()
+def test_hstu_takes_the_transformers_place():
+    """The same claims with another temporal model; times and the request now move the state."""
+    torch.manual_seed(0)
+    temporal = HSTU(16, layers=2, heads=2, head_width=8, dropout=0.0, max_length=20)
+    model = TwoLevel(some_ids(), width=16, start=torch.randn(N, 16), temporal=temporal).eval()
+    history = history_batch([np.array([1, 2, 3]), np.array([4, 9])], [np.array([0, 5, 10**6]), np.array([7, 9])], max_history=20)
+    scores = exhaustive(model, history, model.tree)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(2), atol=1e-5)
+    alone = history_batch([np.array([4, 9])], [np.array([7, 9])], max_history=20)
+    assert torch.allclose(exhaustive(model, alone, model.tree)[0], scores[1], atol=1e-4)
+    history.extra["request"] = torch.tensor([10**8, 9])
+    later = exhaustive(model, history, model.tree)
+    assert not torch.allclose(later[0], scores[0], atol=1e-6)
+    assert torch.allclose(later[1], scores[1], atol=1e-6)

@@ -77,3 +77,22 @@ def test_dropout_keeps_the_mean_and_the_rate():
     assert abs((x == 0).float().mean().item() - 102 / 256) < 0.005
     assert abs(x.mean().item() - 1) < 0.01
     assert drop(torch.ones(7), 0.0).eq(1).all()
+
+
+def test_negatives_of_each_position_are_its_own_softmax():
+    torch.manual_seed(0)
+    hidden, table, target = torch.randn(6, 8), torch.randn(30, 8), torch.randint(30, (6,))
+    negatives = torch.randint(30, (6, 5))
+    ours = sampled_softmax(hidden, table, target, negatives, temperature=0.05, cosine=True)
+    alone = [sampled_softmax(hidden[m : m + 1], table, target[m : m + 1], negatives[m], temperature=0.05, cosine=True) for m in range(6)]
+    assert torch.allclose(ours, torch.stack(alone).mean(), atol=1e-5)
+
+
+def test_cosine_scores_ignore_the_length_of_item_vectors():
+    torch.manual_seed(0)
+    model = SASRec(20, width=16, heads=2, feedforward=32, max_length=10, is_cosine=True, is_tied=False).eval()
+    batch = history_batch([np.array([1, 2, 3])], max_history=10)
+    before = model.score(batch)
+    model.output.data[7] *= 5
+    assert torch.allclose(model.score(batch), before, atol=1e-6)
+    assert before.abs().max() <= 1
