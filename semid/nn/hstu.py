@@ -46,10 +46,15 @@ def next_times(time: Tensor, length: Tensor, request: Tensor | None = None) -> T
 def time_bucket(asked: Tensor, time: Tensor) -> Tensor:
     """Bucket the seconds between asking and each key: floor(ln(max(1, |gap|)) / .301), at most 128.
 
-    asked int64 [B, Q], time int64 [B, K] -> uint8 [B, Q, K]. .301 is about log10(2), so a bucket is a factor of 1.35.
+    asked int64 [B, Q], time int64 [B, K] -> uint8 [B, Q, K]. A bucket is a factor of 1.35, so it is found among 128 edges.
     """
-    gap = (asked[:, :, None] - time[:, None, :]).abs_().clamp_min_(1)
-    return gap.double().log_().div_(0.301).clamp_max_(BUCKETS - 1).to(torch.uint8)
+    edges = np.ceil(np.exp(0.301 * np.arange(1, BUCKETS))).astype(np.int64)
+    if time.device.type == "cpu":
+        out = torch.empty(*asked.shape, time.shape[1], dtype=torch.uint8)
+        _time_buckets(asked.numpy(), time.numpy(), edges, out.numpy())
+        return out
+    gap = (asked[:, :, None] - time[:, None, :]).abs()
+    return torch.bucketize(gap, torch.from_numpy(edges).to(gap.device), right=True).to(torch.uint8)
 
 
 def silu_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Tensor, divisor: int) -> Tensor:
@@ -90,10 +95,7 @@ class HSTUBlock(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [..., D] -> gate [..., H * W]; value, query, key [..., H, W] (equation 1)."""
-        parts = F.silu(F.layer_norm(x, x.shape[-1:], eps=EPS) @ self.project_in).chunk(4, dim=-1)
-        if x.device.type == "cpu":
-            parts = [part.float() for part in parts]  # torch's bf16 attention is slower than float32 on CPUs
-        gate, value, query, key = parts
+        gate, value, query, key = F.silu(F.layer_norm(x, x.shape[-1:], eps=EPS) @ self.project_in).chunk(4, dim=-1)
         heads = lambda part: part.unflatten(-1, (self.heads, self.head_width))
         return gate, heads(value), heads(query), heads(key)
 
@@ -232,7 +234,10 @@ def pieces(length: int) -> list[tuple[int, int]]:
 
 
 class _PackedAttention(torch.autograd.Function):
-    """`silu_attention` with causal mask over the groups of a `Packed`, [T, H, W] each. Scores are computed again for the gradient."""
+    """`silu_attention` with causal mask over the groups of a `Packed`, [T, H, W] each. Scores are computed again for the gradient.
+
+    Products run in the type that comes in (bf16 under autocast), what lies between them in float32.
+    """
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, distance: Tensor | None, clock: Tensor | None, packed: Packed,
@@ -246,7 +251,7 @@ class _PackedAttention(torch.autograd.Function):
                 mixed = torch.empty_like(v)
                 for number, (lo, hi) in enumerate(pieces(group.length)):
                     score = _scores(q, k, lo, hi, distance, clock, group.bucket[number] if group.bucket else None)
-                    torch.matmul(F.silu(score, inplace=True), v[:, :, :hi], out=mixed[:, :, lo:hi])
+                    mixed[:, :, lo:hi] = F.silu(score, inplace=True).to(v.dtype) @ v[:, :, :hi]
                 _put(out, group, mixed.div_(divisor))
         return out
 
@@ -255,23 +260,24 @@ class _PackedAttention(torch.autograd.Function):
         query, key, value, distance, clock = ctx.saved_tensors
         grad = grads[0] / ctx.divisor
         grad_query, grad_key, grad_value = (torch.empty_like(t) for t in (query, key, value))
-        grad_distance = np.zeros(0 if distance is None else len(distance))
+        grad_distance = np.zeros(0 if distance is None else len(distance))  # from far to near
         grad_clock = np.zeros(0 if clock is None else len(clock))
         for group in ctx.packed.groups:
             q, k, v, g = (group.split(t) for t in (query, key, value, grad))
-            gq, gk, gv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+            gq, gk, gv = torch.empty_like(q), torch.zeros(k.shape), torch.zeros(v.shape)
             for number, (lo, hi) in enumerate(pieces(group.length)):
                 bucket = group.bucket[number] if group.bucket else None
                 score = _scores(q, k, lo, hi, distance, clock, bucket)
-                slope = g[:, :, lo:hi] @ v[:, :, :hi].transpose(-1, -2)
+                slope = (g[:, :, lo:hi] @ v[:, :, :hi].transpose(-1, -2)).float()
                 _slopes(score.numpy(), torch.sigmoid(score).numpy(), slope.numpy(), _buckets(bucket), lo, grad_distance, grad_clock)
-                torch.matmul(slope, k[:, :, :hi], out=gq[:, :, lo:hi])
+                score, slope = score.to(v.dtype), slope.to(k.dtype)
+                gq[:, :, lo:hi] = slope @ k[:, :, :hi]
                 gk[:, :, :hi] += slope.transpose(-1, -2) @ q[:, :, lo:hi]
                 gv[:, :, :hi] += score.transpose(-1, -2) @ g[:, :, lo:hi]
             for whole, part in ((grad_query, gq), (grad_key, gk), (grad_value, gv)):
                 _put(whole, group, part)
         tables = [None if table is None else torch.from_numpy(total).to(table.dtype)
-                  for table, total in ((distance, grad_distance), (clock, grad_clock))]
+                  for table, total in ((distance, grad_distance[::-1].copy()), (clock, grad_clock))]
         return grad_query, grad_key, grad_value, *tables, None, None
 
 
@@ -283,9 +289,9 @@ def _put(tokens: Tensor, group: Group, part: Tensor) -> None:
 
 def _scores(query: Tensor, key: Tensor, lo: int, hi: int, distance: Tensor | None, clock: Tensor | None,
             bucket: Tensor | None) -> Tensor:
-    """Return [G, H, hi - lo, hi]: query . key + bias before SiLU, 0 where the key is later than the query."""
-    score = query[:, :, lo:hi] @ key[:, :, :hi].transpose(-1, -2)
-    _add_bias(score.numpy(), _table(distance), _table(clock), _buckets(bucket), lo)
+    """Return float32 [G, H, hi - lo, hi]: query . key + bias before SiLU, 0 where the key is later than the query."""
+    score = (query[:, :, lo:hi] @ key[:, :, :hi].transpose(-1, -2)).float()
+    _add_bias(score.numpy(), _table(distance)[::-1].copy(), _table(clock), _buckets(bucket), lo)
     return score
 
 
@@ -304,8 +310,9 @@ def _add_bias(score, distance, clock, bucket, lo):
             for i in range(score.shape[2]):
                 row, last = score[g, h, i], lo + i
                 if len(distance):
+                    nearest = distance[len(distance) - 1 - last :]  # the table runs from far to near, as keys do
                     for j in range(last + 1):
-                        row[j] += distance[last - j]
+                        row[j] += nearest[j]
                 if len(bucket):
                     times = bucket[g, i]
                     for j in range(last + 1):
@@ -316,23 +323,44 @@ def _add_bias(score, distance, clock, bucket, lo):
 @numba.njit(cache=True, fastmath=True)
 def _slopes(score, sigmoid, slope, bucket, lo, grad_distance, grad_clock):
     """In place: score -> SiLU(score); slope, the gradient of SiLU -> that of the score; its sums over the bias tables are added."""
+    total = np.empty(score.shape[3], dtype=np.float32)  # over heads, which share the tables
     for g in range(score.shape[0]):
-        for h in range(score.shape[1]):
-            for i in range(score.shape[2]):
-                x, s, d, last = score[g, h, i], sigmoid[g, h, i], slope[g, h, i], lo + i
+        for i in range(score.shape[2]):
+            last = lo + i
+            total[: last + 1] = 0
+            for h in range(score.shape[1]):
+                x, s, d = score[g, h, i], sigmoid[g, h, i], slope[g, h, i]
                 for j in range(last + 1):
                     d[j] *= s[j] * (1 + x[j] * (1 - s[j]))
                     x[j] *= s[j]
+                    total[j] += d[j]
                 d[last + 1 :] = 0
-                if len(grad_distance):
-                    for j in range(last + 1):
-                        grad_distance[last - j] += d[j]
-                if len(bucket):  # times rise, so equal buckets are neighbours: one store a run
-                    times = bucket[g, i]
-                    run, before = np.float64(0), times[0]
-                    for j in range(last + 1):
-                        if times[j] != before:
-                            grad_clock[before] += run
-                            run, before = np.float64(0), times[j]
-                        run += d[j]
-                    grad_clock[before] += run
+            if len(grad_distance):
+                nearest = grad_distance[len(grad_distance) - 1 - last :]
+                for j in range(last + 1):
+                    nearest[j] += total[j]
+            if len(bucket):  # times rise, so equal buckets are neighbours: one store a run
+                times, j = bucket[g, i], 0
+                while j <= last:
+                    start, here = j, times[j]
+                    while j <= last and times[j] == here:
+                        j += 1
+                    run = np.float32(0)
+                    for k in range(start, j):
+                        run += total[k]
+                    grad_clock[here] += run
+
+
+@numba.njit(cache=True)
+def _time_buckets(asked, time, edges, out):
+    """out[b, q, k] = how many edges are <= the gap; the walk from one key's bucket to the next is short, as times rise."""
+    for b in range(len(asked)):
+        for q in range(asked.shape[1]):
+            here = 0
+            for k in range(time.shape[1]):
+                gap = abs(asked[b, q] - time[b, k])
+                while here < len(edges) and edges[here] <= gap:
+                    here += 1
+                while here > 0 and edges[here - 1] > gap:
+                    here -= 1
+                out[b, q, k] = here

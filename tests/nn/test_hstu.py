@@ -72,6 +72,11 @@ def test_buckets_of_time_are_the_papers():
     found = time_bucket(torch.tensor([[10**9]]), 10**9 - torch.tensor([gaps]))[0, 0].tolist()
     assert found == [0, 0, 2, 13, 37, 68]
     assert time_bucket(torch.tensor([[0]]), torch.tensor([[2**62]])).item() == 128
+    gaps = np.exp(np.random.default_rng(0).uniform(0, 40, 2000)).astype(np.int64)  # in no order
+    wanted = np.minimum(128, np.floor(np.log(np.maximum(gaps, 1)) / 0.301))
+    np.testing.assert_array_equal(time_bucket(torch.tensor([[0]]), torch.from_numpy(gaps)[None])[0, 0].numpy(), wanted)
+    edges = torch.from_numpy(np.ceil(np.exp(0.301 * np.arange(1, 129))).astype(np.int64))  # as on other devices
+    np.testing.assert_array_equal(torch.bucketize(torch.from_numpy(gaps), edges, right=True).numpy(), wanted)
 
 
 def test_the_time_asked_is_the_next_items_and_last_the_requests():
