@@ -1,4 +1,4 @@
-"""Choosing on validation: the two numbers that pick checkpoints, settings and fusion weights. Test is never read here."""
+"""Choosing on validation: the numbers that pick checkpoints, settings and fusion weights. Test is never read here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from semid.data.batch import case_batches
 from semid.evaluation.evaluate import Seen, collect, truth_of
-from semid.evaluation.metrics import ndcg, recall
+from semid.evaluation.metrics import Truth, ndcg, recall
 from semid.protocols import Recommender
-from semid.types import Cases, Split
+from semid.types import Cases, Recommendations, Split
 
 LOOK = 6_000
 """Cases of a look: its standard error on recall .08 is .0035, and it costs seconds."""
@@ -26,9 +26,19 @@ def measure(recommender: Recommender, split: Split, *, seen: Seen, limit: int = 
     cases = sample(split.valid, limit)
     if not len(cases):
         return {f"recall@{k}": 0.0, f"ndcg@{k}": 0.0}
-    answer, _ = collect(recommender, cases, case_batches(split, cases), num_items=len(split.catalog), depth=2 * k, seen=seen)
-    truth, _ = truth_of(cases)
+    answer, truth = _answers(recommender, split, cases, seen, 2 * k)
     return {f"recall@{k}": float(recall(answer, truth, k).mean()), f"ndcg@{k}": float(ndcg(answer, truth, k).mean())}
+
+
+def ndcg_by_case(recommender: Recommender, split: Split, *, seen: Seen, limit: int = LOOK, k: int = 10) -> np.ndarray:
+    """Return float64 [B]: NDCG@k of each case that `measure` would average, in the same order each time."""
+    answer, truth = _answers(recommender, split, sample(split.valid, limit), seen, 2 * k)
+    return ndcg(answer, truth, k)
+
+
+def _answers(recommender: Recommender, split: Split, cases: Cases, seen: Seen, depth: int) -> tuple[Recommendations, Truth]:
+    answer, _ = collect(recommender, cases, case_batches(split, cases), num_items=len(split.catalog), depth=depth, seen=seen)
+    return answer, truth_of(cases)[0]
 
 
 def best_of(candidates: Iterable, build, split: Split, *, seen: Seen, limit: int = 2_000) -> tuple:

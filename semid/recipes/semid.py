@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semid.alignment import Alignment, align
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
 from semid.errors import ConfigError
@@ -41,6 +42,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no_content": {"text": "none"},
     "no_id": {"has_item_ids": False},
     "hard_targets": {"neighbour_prior": 0.0, "smoothing": 0.0},
+    "dpo": {"alignment.method": "dpo"},
+    "grpo": {"alignment.method": "grpo"},
 }
 VIEWS = ("text", "cf")
 
@@ -55,7 +58,7 @@ class Config:
     a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
-    beams: kept while decoding. fusion: pool with item-kNN.
+    beams: kept while decoding. fusion: pool with item-kNN. alignment: training on preferences or rewards after that.
     """
 
     text: str = "auto"
@@ -77,6 +80,7 @@ class Config:
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
     fusion: bool = False
+    alignment: Alignment = Alignment()
     optimization: Optimization = Optimization(weight_decay=0.1)
 
 
@@ -106,6 +110,8 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
         validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * batches.steps_per_epoch,
                               patience=config.patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    if config.alignment.method != "none":
+        align(recommender, config.alignment, data, job, vectors=content)
     if not config.fusion:
         return recommender
     scorer, _, _ = item_knn.tune(item_knn.Config(), data)

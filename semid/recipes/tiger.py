@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from semid.alignment import Alignment, align
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import DataError
@@ -30,14 +31,19 @@ from semid.types import Catalog, SemanticIds, Split
 from semid.validation import measure
 
 CAUSAL = Optimization(learning_rate=2e-3, warmup=200)
-VARIANTS: dict[str, dict[str, object]] = {"causal": {"is_causal": True, "steps": 1000, "look_every": 125, "optimization": CAUSAL}}
+VARIANTS: dict[str, dict[str, object]] = {
+    "causal": {"is_causal": True, "steps": 1000, "look_every": 125, "optimization": CAUSAL},
+    "dpo": {"alignment.method": "dpo"},
+    "grpo": {"alignment.method": "grpo"},
+}
 
 
 @dataclass(frozen=True)
 class Config:
     """view: the content view that is tokenized. tokenizer_steps: updates of RQ-VAE. batch_size: targets in a batch (rows of a
     history and one target). is_causal: an encoder token sees earlier items only, and a batch holds `tokens` positions, all supervised.
-    look_every: steps between looks at validation; patience: looks without a better NDCG@10.
+    look_every: steps between looks at validation; patience: looks without a better NDCG@10. alignment: training on preferences or
+    rewards after that.
     """
 
     text: str = "auto"
@@ -61,6 +67,7 @@ class Config:
     look_every: int = 2000
     patience: int = 20
     beams: int = 50
+    alignment: Alignment = Alignment()
     optimization: Optimization = Optimization(learning_rate=0.01, beta2=0.999, schedule="inverse_sqrt", warmup=10_000, clip=1.0)
 
 
@@ -85,8 +92,12 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
         batches = TargetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, seed=job.seed)
-    return train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
-                           look_every=config.look_every, patience=config.patience, beams=config.beams, max_history=config.max_history)
+    recommender = train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
+                                  look_every=config.look_every, patience=config.patience, beams=config.beams,
+                                  max_history=config.max_history)
+    if config.alignment.method == "none":
+        return recommender
+    return align(recommender, config.alignment, data, job, vectors=catalog.view(config.view))
 
 
 def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:

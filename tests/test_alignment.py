@@ -1,0 +1,148 @@
+"""Alignment trains on from the supervised weights, and a policy that doesn't pay on held-out cases is not kept."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from semid.alignment import Alignment, align, decide
+from semid.data.batch import SequenceBatches
+from semid.errors import ConfigError
+from semid.generators.two_level import TwoLevel
+from semid.objectives.next_codes import NextCodes
+from semid.recommenders import CodeRecommender
+from semid.run import find_recipe, load, train
+from semid.training.fit import Optimization, fit
+from semid.training.job import Job
+from semid.training.log import Log
+from semid.types import SemanticIds
+from semid.validation import measure
+from tests.toyworld.world import ITEMS, walk
+
+FAST = Optimization(learning_rate=3e-3, warmup=5, weight_decay=0.0)
+SHORT = Alignment(group=8, steps=60, look_every=20, batch_size=32, optimization=FAST)
+
+
+@cache
+def supervised() -> CodeRecommender:
+    world = walk()
+    every = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), axis=-1).reshape(-1, 2)
+    ids = SemanticIds(np.random.default_rng(0).permutation(every)[:ITEMS].astype(np.int16), (8, 8))
+    torch.manual_seed(0)
+    model = TwoLevel(ids, width=32, heads=2, feedforward=32, max_length=20, dropout=0.1, start=torch.randn(ITEMS, 32) * 0.1)
+    batches = SequenceBatches(world.train, max_length=20, tokens=256, seed=0)
+    fit(model, NextCodes(), batches, steps=2 * batches.steps_per_epoch, optimization=Optimization(learning_rate=5e-3, warmup=10))
+    return CodeRecommender(model, ids, model.tree, 20, normalise="children")
+
+
+def half_trained() -> CodeRecommender:
+    """A two-level generator that knows the walk about half."""
+    return copy.deepcopy(supervised())
+
+
+@pytest.mark.parametrize("method", [pytest.param("dpo", marks=pytest.mark.slow), pytest.param("ipa", marks=pytest.mark.slow), "grpo"])
+def test_alignment_lifts_a_half_trained_model_and_promotes_it(method):
+    """Also the claim that says rewards reach the items: the walk has one right answer, the supervised model knows it half."""
+    world = walk()
+    recommender = half_trained()
+    records = []
+    before = measure(recommender, world, seen="keep")["ndcg@10"]
+    align(recommender, replace(SHORT, method=method, adds_target=method == "ipa"), world, Job(log=Log(view=records.append)))
+    after = measure(recommender, world, seen="keep")["ndcg@10"]
+    assert 0.1 < before < 0.9
+    assert after > before + 0.05
+    decision = next(record for record in records if record["stage"] == "promotion")
+    assert decision["is_promoted"]
+    assert decision["low"] >= 0
+    parts = next(record["parts"] for record in records if record["stage"] == method and "parts" in record)
+    assert set(parts) >= ({"no_hit", "kl", "entropy", "coverage", "reward"} if method == "grpo" else {"margin", "accuracy", "chosen"})
+
+
+def test_a_policy_that_falls_is_not_kept_and_the_log_says_why(monkeypatch):
+    world = walk()
+    recommender = half_trained()
+    against = lambda items, target, batch: -(items == target[:, None]).float()
+    monkeypatch.setattr("semid.alignment.rule", against)
+    records = []
+    align(recommender, replace(SHORT, method="grpo", rewards=("rule",)), world, Job(log=Log(view=records.append)))
+    decision = next(record for record in records if record["stage"] == "promotion")
+    assert not decision["is_promoted"]
+    assert decision["after"] < decision["before"]
+    assert "not promoted, the supervised weights stay" in decision["note"]
+    assert "falls below 0" in decision["note"]
+    for name, tensor in recommender.generator.state_dict().items():
+        assert torch.equal(tensor, supervised().generator.state_dict()[name])
+
+
+def test_promotion_follows_the_paired_interval():
+    rng = np.random.default_rng(0)
+    before = rng.random(500)
+    assert decide(before, before + 0.01).is_promoted
+    assert decide(before, before).is_promoted  # it did not fall
+    noisy = decide(before, before + rng.normal(0.001, 0.2, 500))
+    assert noisy.low < 0 < noisy.high
+    assert not noisy.is_promoted
+    assert not decide(before, before - 0.01).is_promoted
+
+
+def test_a_new_round_starts_from_a_new_reference():
+    records = []
+    align(half_trained(), replace(SHORT, method="grpo", rounds=2, steps=20), walk(), Job(log=Log(view=records.append)))
+    assert [r["stage"] for r in records if "valid" in r] == ["grpo round 1", "grpo round 2"]
+    kl = {r["stage"]: r["parts"]["kl"] for r in records if r.get("step") and "parts" in r}
+    assert min(kl.values()) >= 0
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"method": "ppo"}, "alignment.method: want one of"),
+    ({"method": "grpo", "group": 64}, "alignment.group: want at least 2 and fewer than the 64 items"),
+    ({"method": "grpo", "rewards": ()}, "needs one reward"),
+    ({"method": "dpo", "negatives": 0}, r"negatives \+ 1"),
+    ({"method": "grpo", "rewards": ("semantic",)}, "the semantic reward compares content vectors"),
+])
+def test_settings_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        align(half_trained(), replace(SHORT, **changes), walk(), Job())
+
+
+@pytest.mark.slow
+def test_a_killed_alignment_resumes_to_the_same_bits(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill_at_50(record):
+        if record.get("step") == 50:
+            raise Killed
+
+    config, world = replace(SHORT, method="grpo", rounds=2), walk()
+    whole, half = half_trained(), half_trained()
+    align(whole, config, world, Job())
+    with pytest.raises(Killed):
+        align(half, config, world, Job(out=tmp_path, log=Log(view=kill_at_50)))
+    again = half_trained()
+    align(again, config, world, Job(out=tmp_path, resume=True))
+    moved = [not torch.equal(a, b) for a, b in zip(whole.generator.parameters(), supervised().generator.parameters(), strict=True)]
+    assert any(moved)  # promoted, so that the comparison says something
+    for a, b in zip(whole.generator.state_dict().values(), again.generator.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["semid", "tiger"])
+def test_recipes_align_after_their_supervised_training(recipe, tmp_path):
+    """From the command's names: a variant, its settings, and a run folder that loads."""
+    world = walk()
+    module, _ = find_recipe(recipe)
+    short = replace(SHORT, method="grpo", steps=20, rewards=("rule", "semantic", "collaborative"))
+    settings = dataclasses.asdict(replace(module.smoke(), alignment=short))
+    run = train(f"{recipe}:grpo", world, out=tmp_path / "run", settings=settings)
+    assert measure(run.recommender, world, seen="remove")["ndcg@10"] >= 0.9
+    history = ["item3", "item5"]
+    assert load(tmp_path / "run").recommend(history=history) == run.recommend(history=history)
+    assert "promotion" in (tmp_path / "run" / "metrics.jsonl").read_text()
