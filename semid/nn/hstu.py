@@ -2,7 +2,8 @@
 
 Softmax shares one unit of weight among the history; SiLU keeps how much there is to say. On a CPU the layers run over real
 tokens alone, rows of equal length attend together in pieces of queries that skip the masked half, and the buckets of time are
-computed once a batch for all layers; `read` is the plain version, which other devices use.
+computed once a batch for all layers; `read` is the plain version, which other devices use: torch's FlexAttention always
+normalises by softmax and cannot express it.
 
 Source: Zhai et al., ICML 2024, arXiv 2402.17152, equations 1 to 3 and section 3.4; bias, scaling and initialisation as in the
 authors' code for public data. Deviations: (1) one head width for values and for queries and keys, as in all published
