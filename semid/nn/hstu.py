@@ -183,8 +183,8 @@ class HSTU(nn.Module):
         return x
 
     def embed(self, x: Tensor, place: Tensor) -> Tensor:
-        """x [..., D], scaled by sqrt(D), plus the vector of its place in the sequence."""
-        return self.dropout(x * x.shape[-1] ** 0.5 + self.position(place))
+        """x [..., D], which the caller has scaled by sqrt(D), plus the vector of its place in the sequence."""
+        return self.dropout(x + self.position(place))
 
     @property
     def _blocks(self) -> Sequence[HSTUBlock]:

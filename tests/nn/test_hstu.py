@@ -63,7 +63,7 @@ def test_one_block_equals_its_equations_in_numpy():
     x, time, length, request = histories([9])
     ours = model(x, time, length, request)[0].detach().numpy()
     asked = np.append(time[0, 1:].numpy(), request.numpy())
-    start = x[0].double().numpy() * 4 + model.position.weight[:9].detach().double().numpy()  # sqrt(16) = 4
+    start = x[0].double().numpy() + model.position.weight[:9].detach().double().numpy()
     np.testing.assert_allclose(ours, in_numpy(model.blocks[0], start, time[0].numpy(), asked), atol=1e-5)
 
 
