@@ -71,6 +71,20 @@ def sampled_softmax(hidden: Tensor, table: Tensor, target: Tensor, negatives: Te
     return (torch.logsumexp(torch.cat([true, false], dim=1), dim=1) - true.squeeze(1)).mean()
 
 
+def in_batch_contrast(anchor: Tensor, other: Tensor, *, temperature: float = 1.0, same: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of each row's own partner among the partners of all rows (InfoNCE, one direction), a scalar.
+
+    anchor, other float [B, D]; logits anchor_i . other_j / temperature (normalise first for cosines); same bool [B, B]: pairs that
+    are no negatives of each other, as they show one thing. 0 for one row.
+
+    Source: InfoNCE, arXiv 1807.03748, equation 4.
+    """
+    logits = anchor @ other.T / temperature
+    if same is not None:
+        logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), -torch.inf)
+    return F.cross_entropy(logits.float(), torch.arange(len(logits), device=logits.device))
+
+
 def gbce(positive: Tensor, negative: Tensor, *, num_items: int, calibration: float) -> Tensor:
     """Generalised binary cross-entropy (gSASRec, arXiv 2308.07192, eq. 8 to 10).
 

@@ -81,7 +81,8 @@ def sinkhorn_plan(cost: Tensor, *, epsilon: float, iterations: int) -> Tensor:
     middle = (cost.max() + cost.min()) / 2
     plan = torch.exp(-(cost - middle) / (cost.max() - middle + 1e-5) / epsilon)
     rows, columns = plan.shape
+    row_scale, column_scale = plan.new_ones(rows), plan.new_ones(columns)
     for _ in range(iterations):
-        plan = plan / plan.sum(1, keepdim=True) / rows
-        plan = plan / plan.sum(0, keepdim=True) / columns
-    return plan
+        row_scale = 1 / (rows * (plan @ column_scale))
+        column_scale = 1 / (columns * (row_scale @ plan))
+    return row_scale[:, None] * plan * column_scale

@@ -38,17 +38,18 @@ class VectorBatch:
 
 
 class VectorBatches:
-    """All items in a new order every epoch, `batch_size` at a time; the last batch of an epoch may be smaller."""
+    """All items in a new order every epoch, in batches of equal size (to one item), at most `batch_size`: where the other items of
+    a batch are the negatives, each batch has as many."""
 
     def __init__(self, vectors: Tensor, *, batch_size: int, seed: int):
-        self.vectors, self.batch_size, self.seed = vectors, batch_size, seed
+        self.vectors, self.seed = vectors, seed
         self.steps_per_epoch = -(-len(vectors) // batch_size)
 
     def at(self, step: int) -> VectorBatch:
         """Return batch number `step`, 0-based over epochs; the same rows each time."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.vectors))
-        item = torch.from_numpy(order[position * self.batch_size : (position + 1) * self.batch_size])
+        item = torch.from_numpy(np.array_split(order, self.steps_per_epoch)[position])
         return VectorBatch(item, self.vectors[item])
 
 

@@ -10,8 +10,11 @@ Axes: B rows, N items, D input width, L levels, K codes of a level, Z latent wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,11 +50,11 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
 class Autoencoder(nn.Module):
     """Encoder, residual codebooks, mirrored decoder."""
 
-    def __init__(self, dim: int, hidden: tuple[int, ...], latent: int, levels: int, size: int):
+    def __init__(self, dim: int, hidden: tuple[int, ...], latent: int, levels: int, size: int, last_epsilon: float = 0.0):
         super().__init__()
         self.standardize = Standardizer(dim)
         self.encoder = mlp((dim, *hidden, latent))
-        self.quantizer = ResidualQuantizer(levels, size, latent)
+        self.quantizer = ResidualQuantizer(levels, size, latent, last_epsilon=last_epsilon)
         self.decoder = mlp((latent, *reversed(hidden), dim))
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -65,11 +68,12 @@ class Autoencoder(nn.Module):
         return self.decoder(straight_through(latent, quantized.total)), quantized
 
     @torch.no_grad()
-    def initialise(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Standardise to float32 [N, D] and start the codebooks at residual k-means of its latents."""
+    def initialise(self, vectors: Tensor, start: Callable[[Tensor, int, int], Tensor]) -> None:
+        """Standardise to float32 [N, D] and put the codebooks at start(latents [N, Z], L, K) -> [L, K, Z]; the first `SEEDING` rows."""
+        vectors = vectors[:SEEDING]
         self.standardize.adapt(vectors)
         levels, size, _ = self.quantizer.codebooks.shape
-        self.quantizer.codebooks.copy_(residual_kmeans(self.latents(vectors), levels, size, generator=generator))
+        self.quantizer.codebooks.copy_(start(self.latents(vectors), levels, size))
 
     @torch.no_grad()
     def latents(self, vectors: Tensor) -> Tensor:
@@ -79,6 +83,51 @@ class Autoencoder(nn.Module):
     def codes(self, vectors: Tensor, source: str = "") -> SemanticIds:
         """Return the codes of any number of vectors [N, D]."""
         return codebooks.assign(self.latents(vectors), self.quantizer.codebooks.detach(), source=source)
+
+
+def kmeans_start(generator: torch.Generator) -> Callable[[Tensor, int, int], Tensor]:
+    """Return the usual start of codebooks, residual k-means, as `Autoencoder.initialise` takes it."""
+    return lambda latents, levels, size: residual_kmeans(latents, levels, size, generator=generator)
+
+
+class AutoencoderLoss(Protocol):
+    """What an RQ-VAE is trained for. name: of the tokenizer that this makes, for people."""
+
+    @property
+    def name(self) -> str: ...
+
+    def begin(self, model: Autoencoder, catalog: Catalog, vectors: Tensor,
+              generator: torch.Generator) -> Callable[[Autoencoder, VectorBatch], Loss]:
+        """Start the model (`initialise`) for training on the catalogue's vectors float32 [N, D], and return the loss of a batch.
+
+        A loss that remembers something between batches is an `nn.Module` with buffers: they are in the checkpoint.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """TIGER's: `rqvae_loss`, from codebooks at residual k-means. commitment: weight of the pull of latents to codes (beta)."""
+
+    commitment: float = 0.25
+
+    @property
+    def name(self) -> str:
+        return "RQ-VAE"
+
+    def begin(self, model: Autoencoder, catalog: Catalog, vectors: Tensor,
+              generator: torch.Generator) -> Callable[[Autoencoder, VectorBatch], Loss]:
+        model.initialise(vectors, kmeans_start(generator))
+        return lambda model, batch: rqvae_loss(model, batch, commitment=self.commitment)
+
+
+class Trained(nn.Module):
+    """An autoencoder and its loss, so that both are in the checkpoint."""
+
+    def __init__(self, autoencoder: Autoencoder, loss: Callable[[Autoencoder, VectorBatch], Loss]):
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.loss = loss
 
 
 def rqvae_loss(model: Autoencoder, batch: VectorBatch, *, commitment: float) -> Loss:
@@ -92,22 +141,25 @@ def rqvae_loss(model: Autoencoder, batch: VectorBatch, *, commitment: float) -> 
 class RQVAE:
     """Codes from a residual-quantised autoencoder over a view of the catalogue (or several, see `view.composed`).
 
-    hidden, latent: widths of the encoder after the input, mirrored in the decoder. commitment: weight of the pull of
-    latents to codes (beta). checkpoint: file to go on from and to write to. `model` is all it learns.
-    Relations: `ResidualKMeans` needs no network and seconds; `ResidualVQ` learns codebooks without the autoencoder.
+    hidden, latent: widths of the encoder after the input, mirrored in the decoder. last_epsilon: see `ResidualQuantizer`.
+    loss: what it is trained for; `CoST` and `Letter` are others. checkpoint: file to go on from and to write to. `model` is all it
+    learns. Relations: `ResidualKMeans` needs no network and seconds; `ResidualVQ` learns codebooks without the autoencoder.
 
     >>> ids = RQVAE("text").fit(catalog, seed=0).assign(catalog)                # doctest: +SKIP
     """
 
     def __init__(self, view: View, *, levels: int = 3, size: int = 256, hidden: tuple[int, ...] = (512, 256, 128),
-                 latent: int = 32, commitment: float = 0.25, steps: int = 3000, batch_size: int = 1024,
+                 latent: int = 32, last_epsilon: float = 0.0, loss: AutoencoderLoss = Reconstruction(), steps: int = 3000,
+                 batch_size: int = 1024,
                  optimization: Optimization = OPTIMIZATION, log: Log | None = None, checkpoint: Path | None = None):
         self.view = view
         self.levels = levels
         self.size = size
         self.hidden = hidden
         self.latent = latent
-        self.commitment = commitment
+        self.last_epsilon = last_epsilon
+        self.loss = loss
+        self.name = loss.name
         self.steps = steps
         self.batch_size = batch_size
         self.optimization = optimization
@@ -121,19 +173,19 @@ class RQVAE:
         want_enough(vectors, self.size)
         points = torch.from_numpy(vectors)
 
-        def build(generator: torch.Generator) -> Autoencoder:
-            model = Autoencoder(points.shape[1], self.hidden, self.latent, self.levels, self.size)
-            model.initialise(points[:SEEDING], generator)
-            return model
+        def build(generator: torch.Generator) -> Trained:
+            model = Autoencoder(points.shape[1], self.hidden, self.latent, self.levels, self.size, self.last_epsilon)
+            return Trained(model, self.loss.begin(model, catalog, points, generator))
 
-        self.model = learn(build, lambda model, batch: rqvae_loss(model, batch, commitment=self.commitment), points,
-                           Autoencoder.codes, steps=self.steps, batch_size=self.batch_size, optimization=self.optimization,
-                           log=self.log, checkpoint=self.checkpoint, seed=seed)
+        trained = learn(build, lambda trained, batch: trained.loss(trained.autoencoder, batch), points,
+                        lambda trained, vectors: trained.autoencoder.codes(vectors), steps=self.steps, batch_size=self.batch_size,
+                        optimization=self.optimization, log=self.log, checkpoint=self.checkpoint, seed=seed)
+        self.model = trained.autoencoder
         return self
 
     def assign(self, catalog: Catalog) -> SemanticIds:
         """Return the codes of the catalogue's items, old or new."""
-        return self._fitted().codes(self._vectors(catalog), f"RQ-VAE of {view_name(self.view)}")
+        return self._fitted().codes(self._vectors(catalog), f"{self.name} of {view_name(self.view)}")
 
     def distances(self, catalog: Catalog, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, K]: squared distance of each item's last residual to every last-level code, in latent space."""
@@ -147,15 +199,17 @@ class RQVAE:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file: weights, and the shape of the network."""
-        settings = {"view": self.view, "levels": self.levels, "size": self.size, "hidden": self.hidden, "latent": self.latent}
+        settings = {"name": self.name, "view": self.view, "levels": self.levels, "size": self.size, "hidden": self.hidden,
+                    "latent": self.latent}
         codebooks.save(path, self._fitted().state_dict(), settings)
 
     @classmethod
     def load(cls, path: Path) -> RQVAE:
         """Read what `save` wrote; training settings are not kept."""
         tensors, settings = codebooks.load(path)
-        hidden = tuple(settings.pop("hidden"))
+        hidden, name = tuple(settings.pop("hidden")), settings.pop("name", "RQ-VAE")  # files of semid 0.1 have no name
         tokenizer = cls(stored_view(settings.pop("view")), hidden=hidden, **settings)
+        tokenizer.name = name
         dim = len(tensors["standardize.shift"])
         tokenizer.model = Autoencoder(dim, hidden, tokenizer.latent, tokenizer.levels, tokenizer.size).eval()
         tokenizer.model.load_state_dict(tensors)

@@ -1,6 +1,6 @@
 import torch
 
-from semid.nn.quantize import residual_codes
+from semid.nn.quantize import residual_codes, sinkhorn_plan
 from semid.nn.residual_quantizer import ResidualQuantizer
 
 
@@ -50,3 +50,18 @@ def test_evaluation_restarts_nothing():
     for _ in range(5):
         module(points)
     assert module.codebooks.equal(before)
+
+
+def test_the_last_level_is_spread_evenly_in_training_alone():
+    module, points = quantizer(), torch.randn(64, 5)
+    module.last_epsilon = 0.003
+    with torch.no_grad():
+        module.codebooks[2, 1:] += 3  # code 0 is the nearest of nearly every row
+    spread, plain = module(points), module.eval()(points)
+    assert plain.codes[:, 2].eq(0).float().mean() > 0.9
+    used = torch.bincount(spread.codes[:, 2], minlength=8)
+    assert used.min() >= 4
+    assert used.max() <= 20
+    assert spread.codes[:, :2].equal(plain.codes[:, :2])
+    cost = ((spread.residual[2][:, None] - module.codebooks[2]) ** 2).sum(2).detach()
+    assert spread.codes[:, 2].equal(sinkhorn_plan(cost, epsilon=0.003, iterations=50).argmax(1))

@@ -5,9 +5,12 @@ import torch
 
 from semid.errors import DataError
 from semid.protocols import Tokenizer
+from semid.tokenizers.cost import CoST
 from semid.tokenizers.learning import Standardizer, VectorBatches
+from semid.tokenizers.letter import Letter
 from semid.tokenizers.residual_vq import ResidualVQ
 from semid.tokenizers.rqvae import RQVAE
+from semid.training.fit import Optimization
 from semid.training.log import Log
 from semid.types import Catalog, IdMap
 
@@ -17,6 +20,7 @@ def test_an_epoch_holds_every_item_once_and_the_next_in_another_order():
     batches = VectorBatches(vectors, batch_size=4, seed=0)
     assert batches.steps_per_epoch == 3
     first, second = (torch.cat([batches.at(step).item for step in range(s, s + 3)]) for s in (0, 3))
+    assert [len(batches.at(step).item) for step in range(3)] == [4, 3, 3]
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
     assert first.tolist() != second.tolist()
     batch = batches.at(1)
@@ -46,12 +50,21 @@ def clustered(count: int = 800, dim: int = 24, centres: int = 20) -> Catalog:
     rng = np.random.default_rng(0)
     inner = rng.normal(size=(centres, 6))[rng.integers(0, centres, count)] + 0.3 * rng.normal(size=(count, 6))
     vectors = (inner @ rng.normal(size=(6, dim)) + 1.0).astype(np.float32)
-    return Catalog(IdMap([f"i{k}" for k in range(count)]), pa.table({"row": list(range(count))}), {}, {"text": vectors})
+    views = {"text": vectors, "cf": rng.normal(size=(count, 8)).astype(np.float32)}
+    return Catalog(IdMap([f"i{k}" for k in range(count)]), pa.table({"row": list(range(count))}), {}, views)
 
 
+FAST = Optimization(learning_rate=3e-3, beta2=0.999, weight_decay=1e-4, clip=1.0, warmup=20)
+"""So that a few hundred steps suffice for a few hundred items."""
 SMALL = {"levels": 3, "size": 16, "steps": 60, "batch_size": 128}
-MAKERS = [lambda **kw: RQVAE("text", hidden=(32, 16), latent=8, **SMALL, **kw), lambda **kw: ResidualVQ("text", **SMALL, **kw)]
-makers = pytest.mark.parametrize("make", MAKERS, ids=["rqvae", "residual_vq"])
+NETWORK = {"hidden": (32, 16), "latent": 8, **SMALL}
+MAKERS = {
+    "rqvae": lambda **kw: RQVAE("text", **NETWORK, **kw),
+    "residual_vq": lambda **kw: ResidualVQ("text", **SMALL, **kw),
+    "cost": lambda **kw: RQVAE("text", loss=CoST(), **NETWORK, **kw),
+    "letter": lambda **kw: RQVAE("text", loss=Letter(groups=4), last_epsilon=0.003, **NETWORK, **kw),
+}
+makers = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 @makers
@@ -93,6 +106,7 @@ def test_a_saved_tokenizer_assigns_the_same_codes(make, tmp_path):
     tokenizer.save(tmp_path / "t.safetensors")
     again = type(tokenizer).load(tmp_path / "t.safetensors")
     np.testing.assert_array_equal(again.assign(items).codes, tokenizer.assign(items).codes)
+    assert again.assign(items).source == tokenizer.assign(items).source
 
 
 @makers
