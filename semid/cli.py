@@ -307,7 +307,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     return 0
 
 
-def codes(run: RunFolder, /, *, examples: int = 8, json: bool = False) -> int:
+def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, json: bool = False) -> int:
     """Say how well the semantic ids of a run are used: use, entropy, perplexity, collisions, and what prefixes hold.
 
     JSON: {"source", "items", "distinct", "collision_rate", "colliding_share", "largest_group", "levels": [{"size", "used",
@@ -316,15 +316,21 @@ def codes(run: RunFolder, /, *, examples: int = 8, json: bool = False) -> int:
     Args:
         run: run folder
         examples: prefixes to show, the largest first
+        export: file for the codes of every item, {"item": ["<a_1>", "<b_2>"]} as X.index.json of LETTER and LC-Rec
         json: print JSON instead of tables
     """
     from semid import views
-    from semid.codes import describe
+    from semid.codes import describe, ids_of
+    from semid.data.letter import write_index_json
     from semid.run import load
 
     say = Voice(json)
-    found = describe(load(run), examples)
+    loaded = load(run)
+    found = describe(loaded, examples)
     say.show(*views.codes(found))
+    if export is not None and (ids := ids_of(loaded)) is not None:
+        write_index_json(export, ids, loaded.catalog.items)
+        say.next([(f"semid train tiger --data EVENTS --items ITEMS --set codes={export} --out RUN", "another generator on these codes")])
     say.result(found)
     return 0
 

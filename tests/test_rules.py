@@ -36,7 +36,7 @@ VERBS = {
     "evaluate": {"run", "part"},
     "compare": {"recipes", "data", "out", "reading", "splitting", "set", "seeds", "no_baselines", "name", "results", "device"},
     "recommend": {"run", "user", "history", "k", "where", "exclude", "seen"},
-    "codes": {"run", "examples"},
+    "codes": {"run", "examples", "export"},
     "recipes": {"name", "results"},
     "doctor": set(),
 }

@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,22 @@ def read_index_json(path: str | Path, items: IdMap, sizes: Sequence[int] | None 
                         f"the first {missing[0]!r}; "
                         "drop those items, or use the index that belongs to this data")
     return codes_of_tokens([index[item] for item in items.ids.tolist()], items, str(path), sizes)
+
+
+def write_index_json(path: Path, ids: SemanticIds, items: IdMap) -> None:
+    """Write {item id: ["<a_1>", "<b_2>", ...]} as `read_index_json` reads it; padding is left out. Atomic.
+
+    Raises `DataError` for more levels than the alphabet has letters.
+    """
+    from semid.training.checkpoint import write_atomically  # torch; reading needs none
+
+    if ids.levels > len(ascii_lowercase):
+        raise DataError(f"{path}: want at most {len(ascii_lowercase)} levels, a letter each, got {ids.levels}; "
+                        "this layout has no name for the others")
+    index = {str(item): [f"<{letter}_{code}>" for letter, code in zip(ascii_lowercase, row, strict=False) if code >= 0]
+             for item, row in zip(items.ids.tolist(), ids.codes.tolist(), strict=True)}
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(index, ensure_ascii=False, indent=0) + "\n",
+                                                                  encoding="utf-8"))
 
 
 def codes_of_tokens(tokens: Sequence[Sequence[str] | None], items: IdMap, source: str,

@@ -10,17 +10,18 @@ paper's default is free); (3) full k-means instead of mini-batches; (4) sub-sequ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from semid.coding import coded, published
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.recipes.tiger import train_generator, with_content
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
-from semid.tokenizers.collisions import collision_report, extra_level
-from semid.tokenizers.health import health
+from semid.tokenizers.collisions import extra_level
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.residual_vq import ResidualVQ
 from semid.tokenizers.rqvae import RQVAE
@@ -39,10 +40,11 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """tokenizer: rkmeans, rvq or rqvae over `view`. The rest as in tiger's Config."""
+    """tokenizer: rkmeans, rvq or rqvae over `view`, unless there are published `codes`. The rest as in tiger's Config."""
 
     text: str = "auto"
     view: str = "text"
+    codes: str | None = None
     tokenizer: Literal["rkmeans", "rvq", "rqvae"] = "rkmeans"
     levels: int = 3
     size: int = 256
@@ -71,17 +73,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    catalog = with_content(data.catalog, config.view, config.text, job)
-    levels, size = config.levels, config.size
-    tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, levels=levels, size=size, unit_residuals=True),
-                 "rvq": lambda: ResidualVQ(config.view, levels=levels, size=size, log=job.log),
-                 "rqvae": lambda: RQVAE(config.view, levels=levels, size=size, log=job.log)}[config.tokenizer]().fit(catalog, seed=job.seed)
-    before = tokenizer.assign(catalog)
-    distances = tokenizer.distances(catalog, before.codes)
-    ids = extra_level(before, distances, data.train.counts, is_unique_zero=True)
-    job.log.write("tokenizer", health=health(before), collisions=collision_report(before, ids, distances))
-    if job.out is not None:
-        tokenizer.save(job.out / "tokenizer.safetensors")
+    ids = published(config.codes, data, job) if config.codes else tokenize(config, data, job)
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
@@ -89,6 +81,15 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
                                 has_random_start=True)
     return train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
                            look_every=config.look_every, patience=config.patience, beams=config.beams, max_history=config.max_history)
+
+
+def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+    catalog = with_content(data.catalog, config.view, config.text, job)
+    levels, size = config.levels, config.size
+    tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, levels=levels, size=size, unit_residuals=True),
+                 "rvq": lambda: ResidualVQ(config.view, levels=levels, size=size, log=job.log),
+                 "rqvae": lambda: RQVAE(config.view, levels=levels, size=size, log=job.log)}[config.tokenizer]().fit(catalog, seed=job.seed)
+    return coded(tokenizer, catalog, partial(extra_level, is_unique_zero=True), data, job)
 
 
 def build(config: Config, ids: SemanticIds) -> EncoderDecoder:

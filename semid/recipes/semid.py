@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from semid.alignment import Alignment, align
+from semid.coding import published
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
-from semid.errors import ConfigError
+from semid.errors import ConfigError, DataError
 from semid.evaluation.evaluate import resolve_seen
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
@@ -44,6 +45,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "hard_targets": {"neighbour_prior": 0.0, "smoothing": 0.0},
     "dpo": {"alignment.method": "dpo"},
     "grpo": {"alignment.method": "grpo"},
+    "text_codes": {"code_views": ("text",)},
 }
 VIEWS = ("text", "cf")
 
@@ -52,10 +54,11 @@ VIEWS = ("text", "cf")
 class Config:
     """text: which text vectors, see `with_text_view`. cf_dim: width of the collaborative view (spectral, training rows only).
 
-    levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them. has_item_ids: off for
-    catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of their own. has_time_gaps: read
-    the days between events (only where times are real). tokens: positions in a batch. patience: looks (one every other epoch) without
-    a better validation NDCG@10.
+    code_views: which views the codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a
+    column of the items table or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could
+    not fill them. has_item_ids: off for catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of
+    their own. has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. patience: looks
+    (one every other epoch) without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
     beams: kept while decoding. fusion: pool with item-kNN. alignment: training on preferences or rewards after that.
@@ -63,6 +66,8 @@ class Config:
 
     text: str = "auto"
     cf_dim: int = 64
+    code_views: tuple[str, ...] = VIEWS
+    codes: str | None = None
     levels: int = 3
     size: int | None = None
     width: int = 128
@@ -91,10 +96,25 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     torch.manual_seed(job.seed)
-    catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
+    catalog, views = with_views(config, data.catalog, data, job)
+    ids = published(config.codes, data, job) if config.codes else tokenize(catalog, views, config, data.train.counts, job)
+    recommender = generate(config, ids, catalog, views, data, job)
+    if not config.fusion:
+        return recommender
+    scorer, _, _ = item_knn.tune(item_knn.Config(), data)
+    return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
+
+
+def with_views(config: Config, catalog: Catalog, data: Split, job: Job) -> tuple[Catalog, tuple[str, ...]]:
+    """Return the catalogue with the views that the generator reads, and their names: text, where there is any, and behaviour."""
+    catalog = with_text_view(catalog, config.text, log=job.log, device=job.device)
     catalog = catalog.with_view("cf", spectral_vectors(data.train, dim=config.cf_dim))
-    views = tuple(name for name in VIEWS if name in catalog.views and (name == "cf" or config.text != "none"))
-    ids = tokenize(catalog, views, config, data.train.counts, job)
+    return catalog, tuple(name for name in VIEWS if name in catalog.views and (name == "cf" or config.text != "none"))
+
+
+def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[str, ...], data: Split, job: Job,
+             temperature: float = 1.0) -> CodeRecommender:
+    """Train the two-level generator on given codes and the catalogue's `views`; what the tokenizer's settings say is not read."""
     content = np.concatenate([unit(catalog.view(name)) for name in views], axis=1)
     start = initial_vectors(catalog, views, config.width) if config.has_item_ids else None
     has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
@@ -105,21 +125,21 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
     if config.neighbour_prior:
         batches = item_knn.neighbour_targets(batches, data, prior=config.neighbour_prior, seed=job.seed)
-    fit(generator, NextCodes(smoothing=config.smoothing), batches, steps=config.epochs * batches.steps_per_epoch,
+    fit(generator, NextCodes(config.smoothing, temperature), batches, steps=config.epochs * batches.steps_per_epoch,
         optimization=config.optimization,
         validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * batches.steps_per_epoch,
                               patience=config.patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
     if config.alignment.method != "none":
         align(recommender, config.alignment, data, job, vectors=content)
-    if not config.fusion:
-        return recommender
-    scorer, _, _ = item_knn.tune(item_knn.Config(), data)
-    return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
+    return recommender
 
 
 def tokenize(catalog: Catalog, views: tuple[str, ...], config: Config, popularity: np.ndarray, job: Job) -> SemanticIds:
     """Residual k-means over the views side by side, then every item gets its own codes."""
+    if not (views := tuple(name for name in views if name in config.code_views)):
+        raise DataError(f"semid: want codes of one of the views {', '.join(config.code_views)}, but there is none of them; "
+                        "give items with text (--items), or take other code_views")
     size = config.size or min(256, 1 << max(2, int(np.log2(max(4, len(catalog) / 8)))))
     tokenizer = ResidualKMeans(views, levels=config.levels, size=size).fit(catalog, seed=job.seed)
     before = tokenizer.assign(catalog)

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from semid.alignment import Alignment, align
+from semid.coding import coded, published
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import DataError
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.objectives.next_codes import NextCodes
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
-from semid.tokenizers.collisions import collision_report, extra_level
-from semid.tokenizers.health import health
+from semid.tokenizers.collisions import extra_level
 from semid.tokenizers.rqvae import RQVAE
 from semid.training.fit import Optimization, Validation, fit
 from semid.training.job import Job
@@ -40,7 +40,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """view: the content view that is tokenized. tokenizer_steps: updates of RQ-VAE. batch_size: targets in a batch (rows of a
+    """view: the content view that is tokenized. codes: published codes in place of the tokenizer, a column of the items table or a file
+    X.index.json. tokenizer_steps: updates of RQ-VAE. batch_size: targets in a batch (rows of a
     history and one target). is_causal: an encoder token sees earlier items only, and a batch holds `tokens` positions, all supervised.
     look_every: steps between looks at validation; patience: looks without a better NDCG@10. alignment: training on preferences or
     rewards after that.
@@ -48,6 +49,7 @@ class Config:
 
     text: str = "auto"
     view: str = "text"
+    codes: str | None = None
     levels: int = 3
     size: int = 256
     latent: int = 32
@@ -79,25 +81,29 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
+    return generate(config, published(config.codes, data, job) if config.codes else tokenize(config, data, job), data, job)
+
+
+def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
     catalog = with_content(data.catalog, config.view, config.text, job)
     tokenizer = RQVAE(config.view, levels=config.levels, size=config.size, latent=config.latent, steps=config.tokenizer_steps,
                       log=job.log, checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
-    before = tokenizer.assign(catalog)
-    distances = tokenizer.distances(catalog, before.codes)
-    ids = extra_level(before, distances, data.train.counts)
-    job.log.write("tokenizer", health=health(before), collisions=collision_report(before, ids, distances))
-    if job.out is not None:
-        tokenizer.save(job.out / "tokenizer.safetensors")
+    return coded(tokenizer, catalog, extra_level, data, job)
+
+
+def generate(config: Config, ids: SemanticIds, data: Split, job: Job, temperature: float = 1.0) -> CodeRecommender:
+    """Train the encoder-decoder on given codes; what the tokenizer's settings say is not read."""
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
         batches = TargetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, seed=job.seed)
     recommender = train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
                                   look_every=config.look_every, patience=config.patience, beams=config.beams,
-                                  max_history=config.max_history)
-    if config.alignment.method == "none":
-        return recommender
-    return align(recommender, config.alignment, data, job, vectors=catalog.view(config.view))
+                                  max_history=config.max_history, temperature=temperature)
+    if config.alignment.method != "none":
+        catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
+        align(recommender, config.alignment, data, job, vectors=catalog.view(config.view) if config.view in catalog.views else None)
+    return recommender
 
 
 def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:
@@ -111,11 +117,11 @@ def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:
 
 def train_generator(generator: EncoderDecoder, ids: SemanticIds, batches: SequenceBatches | TargetBatches, data: Split, job: Job, *,
                     steps: int, optimization: Optimization, look_every: int, patience: int, beams: int,
-                    max_history: int) -> CodeRecommender:
+                    max_history: int, temperature: float = 1.0) -> CodeRecommender:
     """Train by cross-entropy of the codes, keep the best look at validation, return the finished system."""
     generator = generator.to(job.device)
     recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), beams, job.device, max_history)
-    fit(generator, NextCodes(), batches, steps=steps, optimization=optimization,
+    fit(generator, NextCodes(temperature=temperature), batches, steps=steps, optimization=optimization,
         validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=look_every,
                               patience=patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")

@@ -1,0 +1,31 @@
+"""Two generators for the codes of one tokenizer: TIGER's encoder-decoder, as papers have it, or semid's own two-level one.
+
+With the second, recipes that differ in their tokenizer alone are compared in minutes on a processor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from semid.recipes import semid, tiger
+from semid.recommenders import CodeRecommender
+from semid.training.job import Job
+from semid.types import Catalog, SemanticIds, Split
+
+
+def generate(ids: SemanticIds, encoder_decoder: tiger.Config, two_level: semid.Config, data: Split, job: Job, *, is_two_level: bool,
+             temperature: float = 1.0) -> CodeRecommender:
+    """Train one of the two on given codes; of its settings, those of a tokenizer are not read. temperature: see `NextCodes`."""
+    if not is_two_level:
+        return tiger.generate(encoder_decoder, ids, data, job, temperature)
+    catalog, views = semid.with_views(two_level, data.catalog, data, job)
+    return semid.generate(two_level, ids, catalog, views, data, job, temperature)
+
+
+def load(encoder_decoder: tiger.Config, two_level: semid.Config, catalog: Catalog, folder: Path, *, is_two_level: bool) -> CodeRecommender:
+    """Read what `generate` trained. Raises `RunError`."""
+    if not is_two_level:
+        return tiger.load(encoder_decoder, catalog, folder)
+    recommender = semid.load(two_level, catalog, folder)
+    assert isinstance(recommender, CodeRecommender)  # two_level.fusion is for the recipe semid alone
+    return recommender

@@ -1,0 +1,76 @@
+"""CoST: an RQ-VAE that must tell items apart by their reconstructions, and TIGER's encoder-decoder over its codes.
+
+Source: Zhu et al., "CoST: Contrastive Quantization based Semantic Tokenization for Generative Recommendation", RecSys 2024, arXiv
+2404.14774. Status: paper's shape and defaults; `cost:mse` is its plain RQ-VAE, `cost:both` its sum of both losses; `cost:causal` trains
+TIGER's generator on machines without a GPU; `cost:two_level` and its ablations put the codes under semid's own generator.
+Deviations: those of tiger and of `tokenizers.cost`; items with the same codes get TIGER's extra level (the paper says nothing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from semid import generation
+from semid.coding import coded, published
+from semid.generation import generate
+from semid.recipes.semid import Config as TwoLevel
+from semid.recipes.tiger import CAUSAL, with_content
+from semid.recipes.tiger import Config as Tiger
+from semid.recipes.tiger import smoke as tiger_smoke
+from semid.recommenders import CodeRecommender
+from semid.tokenizers.collisions import extra_level
+from semid.tokenizers.cost import CoST
+from semid.tokenizers.rqvae import RQVAE
+from semid.training.job import Job
+from semid.types import Catalog, SemanticIds, Split
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "mse": {"loss": "mse"},
+    "both": {"loss": "both"},
+    "causal": {"tiger.is_causal": True, "tiger.steps": 1000, "tiger.look_every": 125, "tiger.optimization": CAUSAL},
+    "two_level": {"is_two_level": True},
+    "two_level_mse": {"is_two_level": True, "loss": "mse"},
+    "two_level_both": {"is_two_level": True, "loss": "both"},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator, which takes the
+    codes instead where is_two_level. loss: contrast (L_co), mse (L_re) or both; alpha: weight of the contrast, temperature: of its cosines.
+    """
+
+    loss: Literal["contrast", "mse", "both"] = "contrast"
+    alpha: float = 0.1
+    temperature: float = 0.1
+    is_two_level: bool = False
+    tiger: Tiger = Tiger(size=64, latent=96)
+    two_level: TwoLevel = TwoLevel()
+
+
+def smoke() -> Config:
+    return Config(tiger=tiger_smoke())
+
+
+def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    torch.manual_seed(job.seed)
+    codes = config.tiger.codes or config.two_level.codes
+    ids = published(codes, data, job) if codes else tokenize(config, data, job)
+    return generate(ids, config.tiger, config.two_level, data, job, is_two_level=config.is_two_level)
+
+
+def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+    shape = config.tiger
+    catalog = with_content(data.catalog, shape.view, shape.text, job)
+    loss = CoST(alpha=config.alpha, temperature=config.temperature, kind=config.loss)
+    tokenizer = RQVAE(shape.view, levels=shape.levels, size=shape.size, latent=shape.latent, loss=loss, steps=shape.tokenizer_steps,
+                      log=job.log, checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
+    return coded(tokenizer, catalog, extra_level, data, job)
+
+
+def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
+    return generation.load(config.tiger, config.two_level, catalog, folder, is_two_level=config.is_two_level)

@@ -1,0 +1,123 @@
+"""LETTER: RQ-VAE codes that agree with behaviour and spread evenly, and a sharpened loss for TIGER's encoder-decoder.
+
+Source: Wang et al., "Learnable Item Tokenization for Generative Recommendation", CIKM 2024, arXiv 2405.07314, and the settings of its
+code. Status: paper's shape and defaults; `letter:no_cf`, `letter:no_diversity`, `letter:no_ranking` and `letter:base` (none of the
+three) are its ablations; `letter:causal` trains TIGER's generator on machines without a GPU; `letter:two_level` and its ablations put
+the codes under semid's own generator. The paper's second instantiation, on LC-Rec, is not here.
+Deviations: (1) the text encoder is the one at hand (the paper: LLaMA-7B), so the encoder begins at width 512 (the paper: 2048);
+(2) collaborative vectors of our own SASRec, trained on training rows only; (3) 3,000 updates of the tokenizer (the paper: 20,000
+epochs); (4) items that Sinkhorn's repair leaves together get other last codes (the paper leaves them); (5) those of tiger (1 to 4) and
+of `tokenizers.letter`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from semid import generation
+from semid.coding import coded, published
+from semid.generation import generate
+from semid.recipes import sasrec
+from semid.recipes.sasrec import Config as SASRecSettings
+from semid.recipes.semid import Config as TwoLevel
+from semid.recipes.tiger import CAUSAL, with_content
+from semid.recipes.tiger import Config as Tiger
+from semid.recipes.tiger import smoke as tiger_smoke
+from semid.recommenders import CodeRecommender
+from semid.scorers.item_knn import spectral_vectors
+from semid.tokenizers.collisions import next_free, sinkhorn
+from semid.tokenizers.letter import Letter
+from semid.tokenizers.rqvae import RQVAE
+from semid.training.fit import Optimization
+from semid.training.job import Job
+from semid.types import Catalog, SemanticIds, Split
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "no_cf": {"alpha": 0.0},
+    "no_diversity": {"beta": 0.0},
+    "no_ranking": {"temperature": 1.0},
+    "base": {"alpha": 0.0, "beta": 0.0, "temperature": 1.0},
+    "causal": {"tiger.is_causal": True, "tiger.steps": 1000, "tiger.look_every": 125, "tiger.optimization": CAUSAL},
+    "two_level": {"is_two_level": True},
+    "two_level_no_cf": {"is_two_level": True, "alpha": 0.0},
+    "two_level_no_diversity": {"is_two_level": True, "beta": 0.0},
+    "two_level_no_ranking": {"is_two_level": True, "temperature": 1.0},
+    "two_level_base": {"is_two_level": True, "alpha": 0.0, "beta": 0.0, "temperature": 1.0},
+}
+COLLABORATIVE = "letter:cf"
+"""The view that the tokenizer reads; the two-level generator has a view "cf" of its own."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """cf: sasrec (trained here), spectral (item-kNN's factors), or the name of a view as wide as tiger.latent that is from training rows
+    only. alpha, beta, groups, cluster_sizes, group_sizes: see `Letter`; last_epsilon: of Sinkhorn's plan over the last level in training,
+    0 = nearest. hidden: widths of the text's encoder. temperature: divides the generator's logits in training, 1 = plain cross-entropy.
+    tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator, which takes the codes
+    instead where is_two_level. sasrec: how the collaborative vectors are trained, its width is tiger.latent.
+    """
+
+    cf: str = "sasrec"
+    alpha: float = 0.02
+    beta: float = 1e-4
+    groups: int = 10
+    cluster_sizes: tuple[int, int] | None = None
+    group_sizes: tuple[int, int] | None = None
+    last_epsilon: float = 0.003
+    hidden: tuple[int, ...] = (512, 256, 128, 64)
+    temperature: float = 0.7
+    is_two_level: bool = False
+    tiger: Tiger = Tiger(levels=4, user_tokens=0, batch_size=512, steps=20_000, look_every=100, beams=20,
+                         optimization=Optimization(learning_rate=5e-4, beta2=0.999, warmup=200, clip=1.0))
+    two_level: TwoLevel = TwoLevel()
+    sasrec: SASRecSettings = SASRecSettings()
+
+
+def smoke() -> Config:
+    return Config(cf="spectral", groups=2, hidden=(32, 16), tiger=replace(tiger_smoke(), levels=3))
+
+
+def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    torch.manual_seed(job.seed)
+    codes = config.tiger.codes or config.two_level.codes
+    ids = published(codes, data, job) if codes else tokenize(config, data, job)
+    return generate(ids, config.tiger, config.two_level, data, job, is_two_level=config.is_two_level,
+                    temperature=config.temperature)
+
+
+def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+    shape = config.tiger
+    catalog = with_content(data.catalog, shape.view, shape.text, job)
+    if config.alpha:
+        catalog = catalog.with_view(COLLABORATIVE, collaborative_vectors(config, data, job))
+    loss = Letter(COLLABORATIVE, alpha=config.alpha, beta=config.beta, groups=config.groups, cluster_sizes=config.cluster_sizes,
+                  group_sizes=config.group_sizes)
+    tokenizer = RQVAE(shape.view, levels=shape.levels, size=shape.size, hidden=config.hidden, latent=shape.latent,
+                      last_epsilon=config.last_epsilon, loss=loss, steps=shape.tokenizer_steps, log=job.log,
+                      checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
+    return coded(tokenizer, catalog, repaired, data, job)
+
+
+def repaired(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
+    """Separate items with the same codes by Sinkhorn on the last level, then what that leaves by the nearest free last code."""
+    return next_free(sinkhorn(ids, distances, popularity), distances, popularity)
+
+
+def collaborative_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
+    """Return float32 [N, Z] of what users did in the training rows; zeros where nobody took an item."""
+    width = config.tiger.latent
+    if config.cf == "spectral":
+        return spectral_vectors(data.train, dim=width)
+    if config.cf != "sasrec":
+        return data.catalog.view(config.cf)
+    scorer = sasrec.run(replace(config.sasrec, width=width), data, job).scorer
+    vectors = scorer.item_vectors().detach().float().cpu().numpy()
+    return np.where(data.train.counts[:, None] > 0, vectors, np.float32(0))
+
+
+def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
+    return generation.load(config.tiger, config.two_level, catalog, folder, is_two_level=config.is_two_level)

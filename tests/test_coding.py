@@ -1,0 +1,88 @@
+"""Codes from elsewhere in place of a tokenizer, and codes of a run for elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semid import cli
+from semid.codes import ids_of
+from semid.coding import published
+from semid.data.letter import read_index_json, write_index_json
+from semid.errors import DataError
+from semid.recipes import semid as default
+from semid.run import Run, load, train
+from semid.training.job import Job
+from semid.types import IdMap, SemanticIds, Split
+from tests.toyworld.world import walk
+
+
+def world() -> Split:
+    """The toy world with published codes <a_ row / 8><b_ row % 8>, but items 1 and 2 have those of 0."""
+    data = walk(users=60)
+    tokens = [[f"<a_{item // 8}>", f"<b_{item % 8}>"] for item in range(64)]
+    tokens[1] = tokens[2] = tokens[0]
+    catalog = data.catalog
+    table = catalog.table.append_column("letter_sid", [tokens])
+    return dataclasses.replace(data, catalog=dataclasses.replace(catalog, table=table))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("coding") / "run"
+    settings = {**dataclasses.asdict(default.smoke()), "codes": "letter_sid", "epochs": 1}
+    train("semid", world(), out=out, settings=settings)
+    return load(out)
+
+
+def test_a_generator_takes_published_codes_in_place_of_its_tokenizer(run: Run):
+    ids = ids_of(run)
+    assert ids is not None
+    assert ids.sizes == (8, 8)
+    rows = [row for row in range(64) if row not in (0, 1, 2)]
+    np.testing.assert_array_equal(ids.codes[rows], [[row // 8, row % 8] for row in rows])
+    assert "letter_sid" in ids.source
+    assert run.folder is not None
+    assert not (run.folder / "tokenizer.safetensors").exists()
+
+
+def test_items_that_share_published_codes_are_told_apart_and_the_most_popular_keeps_its_own(run: Run):
+    ids, counts = ids_of(run), run.split.train.counts
+    keeps = max((0, 1, 2), key=lambda row: (counts[row], -row))
+    assert ids.num_distinct == 64
+    assert ids.codes[keeps].tolist() == [0, 0]
+    moved = sorted((row for row in (0, 1, 2) if row != keeps), key=lambda row: (-counts[row], row))
+    assert ids.codes[moved].tolist() == [[0, 1], [0, 2]]  # what items 1 and 2 left free, the lowest first
+
+
+def test_exported_codes_read_back_as_the_same_ids(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture):
+    file = tmp_path / "toy.index.json"
+    assert cli.main(["codes", str(run.folder), "--export", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["items"] == 64
+    again = read_index_json(file, run.catalog.items)
+    np.testing.assert_array_equal(again.codes, ids_of(run).codes)
+    np.testing.assert_array_equal(published(str(file), run.split, Job()).codes, again.codes)
+
+
+def test_padding_is_not_exported_and_too_many_levels_are_refused(tmp_path: Path):
+    names = IdMap(["x", "y"])
+    ids = SemanticIds(np.array([[3, 0], [1, -1]], np.int16), (4, 2))
+    write_index_json(tmp_path / "a.index.json", ids, names)
+    assert json.loads((tmp_path / "a.index.json").read_text()) == {"x": ["<a_3>", "<b_0>"], "y": ["<a_1>"]}
+    np.testing.assert_array_equal(read_index_json(tmp_path / "a.index.json", names).codes, ids.codes)
+    with pytest.raises(DataError, match="want at most 26 levels"):
+        write_index_json(tmp_path / "b.index.json", SemanticIds(np.zeros((2, 27), np.int16), (1,) * 27), names)
+
+
+def test_unknown_columns_and_items_without_codes_are_one_clear_message():
+    data = world()
+    with pytest.raises(DataError, match=r"codes=leter_sid: want a column of the items table \(did you mean 'letter_sid'\?\)"):
+        published("leter_sid", data, Job())
+    with pytest.raises(DataError, match="column 'title': item 'item0': want a token like '<a_12>' at level 0, got 'I'"):
+        published("title", data, Job())
+    with pytest.raises(DataError, match="nowhere.index.json: cannot be read"):
+        published("nowhere.index.json", data, Job())
