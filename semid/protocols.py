@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
         """Return float32 [N, V]: squared distance of each item's last-level residual to every last-level code."""
         ...
 
+    def save(self, path: Path) -> None:
+        """Write one file (safetensors) from which its class reads it again."""
+        ...
+
 
 class CollisionPolicy(Protocol):
     """Makes code tuples unique, once, after any tokenizer."""

@@ -29,6 +29,7 @@ from semid.recipes.tiger import Config as Tiger
 from semid.recipes.tiger import smoke as tiger_smoke
 from semid.recommenders import CodeRecommender
 from semid.scorers.item_knn import spectral_vectors
+from semid.scorers.sasrec import SASRec
 from semid.tokenizers.collisions import next_free, sinkhorn
 from semid.tokenizers.letter import Letter
 from semid.tokenizers.rqvae import RQVAE
@@ -115,6 +116,7 @@ def collaborative_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
     if config.cf != "sasrec":
         return data.catalog.view(config.cf)
     scorer = sasrec.run(replace(config.sasrec, width=width), data, job).scorer
+    assert isinstance(scorer, SASRec)
     vectors = scorer.item_vectors().detach().float().cpu().numpy()
     return np.where(data.train.counts[:, None] > 0, vectors, np.float32(0))
 
