@@ -33,6 +33,7 @@ from semid.scorers.sasrec import SASRec
 from semid.tokenizers.collisions import next_free, sinkhorn
 from semid.tokenizers.letter import Letter
 from semid.tokenizers.rqvae import RQVAE
+from semid.tokenizers.view import want_enough
 from semid.training.fit import Optimization
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
@@ -72,8 +73,8 @@ class Config:
     hidden: tuple[int, ...] = (512, 256, 128, 64)
     temperature: float = 0.7
     is_two_level: bool = False
-    tiger: Tiger = Tiger(levels=4, user_tokens=0, batch_size=512, steps=20_000, look_every=100, beams=20,
-                         optimization=Optimization(learning_rate=5e-4, beta2=0.999, warmup=200, clip=1.0))
+    tiger: Tiger = Tiger(levels=4, user_tokens=0, batch_size=512, steps=50_000, look_every=250, beams=20,
+                         optimization=Optimization(learning_rate=5e-4, beta2=0.999, warmup=500, clip=1.0))
     two_level: TwoLevel = TwoLevel()
     sasrec: SASRecSettings = SASRecSettings()
 
@@ -93,6 +94,7 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
 def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
     shape = config.tiger
     catalog = with_content(data.catalog, shape.view, shape.text, job)
+    want_enough(catalog.view(shape.view), shape.size)  # before minutes go into the collaborative vectors
     if config.alpha:
         catalog = catalog.with_view(COLLABORATIVE, collaborative_vectors(config, data, job))
     loss = Letter(COLLABORATIVE, alpha=config.alpha, beta=config.beta, groups=config.groups, cluster_sizes=config.cluster_sizes,
