@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
+from semid.config import override
 from semid.data.batch import case_batches
 from semid.recipe_cards import recipe_names
+from semid.recipes import semid
 from semid.run import find_recipe, load, train
 from semid.validation import measure
 from tests.toyworld.world import walk
@@ -51,3 +55,21 @@ def test_same_seed_gives_the_same_bits(name):
         lists.append(recommender.recommend(batch, k=20))
     np.testing.assert_array_equal(lists[0].item, lists[1].item)
     np.testing.assert_array_equal(lists[0].score, lists[1].score)
+
+
+@pytest.mark.parametrize("name", ["letter", "cost"])
+def test_codes_of_a_tokenizer_work_under_the_two_level_generator_too(name, tmp_path):
+    world, module = walk(), find_recipe(name)[0]
+    settings = {**dataclasses.asdict(module.smoke()), "two_level": {**dataclasses.asdict(semid.smoke()), "text": "auto"}}
+    run = train(f"{name}:two_level", world, out=tmp_path / "run", settings=settings | {"is_two_level": True})
+    assert measure(run.recommender, world, seen="remove")["ndcg@10"] >= 0.9
+    assert measure(load(tmp_path / "run").recommender, world, seen="remove") == measure(run.recommender, world, seen="remove")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_variant_changes_settings_that_exist_and_survive_json(name):
+    module, _ = find_recipe(name)
+    for variant, changes in module.VARIANTS.items():
+        config = override(module.Config(), changes)
+        assert config != module.Config(), variant
+        assert TypeAdapter(module.Config).validate_python(json.loads(json.dumps(dataclasses.asdict(config)))) == config, variant
