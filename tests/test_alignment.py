@@ -37,7 +37,7 @@ def supervised() -> CodeRecommender:
     torch.manual_seed(0)
     model = TwoLevel(ids, width=32, heads=2, feedforward=32, max_length=20, dropout=0.1, start=torch.randn(ITEMS, 32) * 0.1)
     batches = SequenceBatches(world.train, max_length=20, tokens=256, seed=0)
-    fit(model, NextCodes(), batches, steps=2 * batches.steps_per_epoch, optimization=Optimization(learning_rate=5e-3, warmup=10))
+    fit(model, NextCodes(), batches, steps=batches.steps_per_epoch, optimization=Optimization(learning_rate=5e-3, warmup=10))
     return CodeRecommender(model, ids, model.tree, 20, normalise="children")
 
 
