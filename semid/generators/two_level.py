@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from semid.errors import ConfigError
 from semid.nn.dropout import Dropout
+from semid.nn.linear import Linear
 from semid.nn.segment import segment_dot, segments
 from semid.nn.transformer import CausalTransformer, last_state
 from semid.tree import CodeTree
@@ -62,7 +63,7 @@ class ItemInput(nn.Module):
         self.item = None if start is None else nn.Embedding.from_pretrained(start.clone(), freeze=False)
         self.code = nn.Embedding(sum(ids.sizes), width)
         nn.init.normal_(self.code.weight, std=0.02)
-        self.project = None if content is None else nn.Linear(content.shape[1], width)
+        self.project = None if content is None else Linear(content.shape[1], width)
         self.register_buffer("content", content)
         self.dropout = Dropout(content_dropout)
 
@@ -103,7 +104,7 @@ class TwoLevel(nn.Module):
         self.temporal = CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
                                           max_length=max_length)
         self.depth = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width))
+            nn.Sequential(Linear(2 * width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width))
             for _ in ids.sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in ids.sizes)
         self.code = nn.ParameterList(nn.Parameter(torch.randn(size, width) * 0.02) for size in ids.sizes)

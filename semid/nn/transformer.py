@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
+from semid.nn.linear import Linear
 
 
 class CausalAttention(nn.Module):
@@ -24,8 +25,8 @@ class CausalAttention(nn.Module):
         if width % heads:
             raise ValueError(f"attention: want a width that {heads} heads divide, got {width}")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,8 +46,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = CausalAttention(width, heads, dropout)
-        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.GELU(), Dropout(dropout),
-                                         nn.Linear(feedforward, width), Dropout(dropout))
+        self.feedforward = nn.Sequential(Linear(width, feedforward), nn.GELU(), Dropout(dropout),
+                                         Linear(feedforward, width), Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
