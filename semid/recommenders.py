@@ -103,7 +103,7 @@ class CodeRecommender:
         """Trained weights; buffers such as content vectors are not counted."""
         return sum(parameter.numel() for parameter in self.generator.parameters())
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
         batch = self._read(histories)
         beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
@@ -117,7 +117,7 @@ class CodeRecommender:
         return score_items(self.generator, self._read(histories), self.tree, items, normalise=self.normalise)
 
     def _read(self, histories: Batch) -> Batch:
-        batch = histories.to(self.device)
+        batch = histories if histories.item.device == torch.device(self.device) else histories.to(self.device)
         return batch if self.max_history is None else latest(batch, self.max_history)
 
     def save(self, folder: Path) -> None:

@@ -46,6 +46,8 @@ def beam_search(generator: Generator, batch: Batch, tree: CodeTree, *, beams: in
     item = tree.order[frontier.node].long()
     none = frontier.logp == -torch.inf
     path = tree.codes[item].long().masked_fill(none[..., None], -1)
-    missing = k - item.shape[1]
-    return Beams(pad(path, (0, 0, 0, missing), value=-1), pad(frontier.logp, (0, missing), value=-torch.inf),
-                 pad(item.masked_fill(none, -1), (0, missing), value=-1))
+    found, missing = Beams(path, frontier.logp, item.masked_fill(none, -1)), k - item.shape[1]
+    if missing == 0:
+        return found
+    return Beams(pad(found.codes, (0, 0, 0, missing), value=-1), pad(found.logp, (0, missing), value=-torch.inf),
+                 pad(found.item, (0, missing), value=-1))

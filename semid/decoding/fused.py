@@ -178,7 +178,7 @@ def _expand(code, first, begin, order, cum, seen, logp, place, over_children, we
     """
     rows, beams = parent.shape
     width = out_logp.shape[1]
-    room = 3 * width + 64
+    room = 2 * width + 32
     key = np.empty(room, dtype=np.int64)  # as `step.order_key`: one integer orders by score, then tie
     slot = np.empty(room, dtype=np.int64)  # child * beams + beam
     number = np.empty(1, dtype=np.float32)

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from semid.errors import ConfigError
+from semid.generators import compiled
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
 from semid.nn.segment import segment_dot, segments
-from semid.nn.transformer import CausalTransformer, last_state
+from semid.nn.transformer import CausalTransformer
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
@@ -37,16 +38,17 @@ GAPS = 12
 
 @dataclass(frozen=True)
 class DepthState:
-    """user float [R, D]; prefix float [R, D], the sum of the chosen codes' vectors; node int64 [R], the tree node reached
-    (the root's number is 0); level: how many codes were chosen."""
+    """user float [B, D]; owner int64 [R], whose beam a row is; prefix float [R, D], the sum of the chosen codes' vectors;
+    node int64 [R], the tree node reached (the root's number is 0); level: how many codes were chosen."""
 
     user: Tensor
+    owner: Tensor
     prefix: Tensor
     node: Tensor
     level: int
 
     def select(self, rows: Tensor) -> DepthState:
-        return replace(self, user=self.user[rows], prefix=self.prefix[rows], node=self.node[rows])
+        return replace(self, owner=self.owner[rows], prefix=self.prefix[rows], node=self.node[rows])
 
 
 class ItemInput(nn.Module):
@@ -128,11 +130,15 @@ class TwoLevel(nn.Module):
 
     def states(self, batch: Batch) -> Tensor:
         """Return [B, S, D]: what is known of the user after each position."""
+        return self.temporal(self._read(batch))
+
+    def _read(self, batch: Batch) -> Tensor:
+        """Return [B, S, D]: the input of the temporal model."""
         tokens = self.tree.codes[batch.item.clamp_min(0)].long() + self.offset
         x = self.input(batch.item, tokens)
         if self.gap is not None:
             x = x + self.gap(gap_bucket(batch.time))
-        return self.temporal(x)
+        return x
 
     def level_logits(self, level: int, user: Tensor, prefix: Tensor, node: Tensor) -> Tensor:
         """Return float32 [M, V]: logits of the children of `node` int64 [M] (level - 1), -inf for codes no child has."""
@@ -160,16 +166,59 @@ class TwoLevel(nn.Module):
         return torch.stack(out, dim=1)
 
     def start(self, batch: Batch) -> DepthState:
-        user = last_state(self.states(batch), batch.length).float()
-        return DepthState(user, torch.zeros_like(user), torch.zeros(len(user), dtype=torch.int64, device=user.device), 0)
+        x = self._read_compiled(batch) if self._is_compiled() else self._read(batch)
+        user = self.temporal.last(x, batch.length).float()
+        rows = torch.arange(len(user), device=user.device)
+        return DepthState(user, rows, torch.zeros_like(user), torch.zeros_like(rows), 0)
 
     def step(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:
+        if self._is_compiled():
+            return self._step_compiled(state, codes)
         if codes is not None:
             level = state.level
             prefix = state.prefix + self.prefix(codes + self.offset[level])
             node = self.tree.child(level, state.node, codes).clamp_min(0)  # dead beams carry any code; their score is -inf
-            state = DepthState(state.user, prefix, node, level + 1)
-        return self.level_logits(state.level, state.user, state.prefix, state.node), state
+            state = replace(state, prefix=prefix, node=node, level=level + 1)
+        return self.level_logits(state.level, state.user[state.owner], state.prefix, state.node), state
+
+    def _is_compiled(self) -> bool:
+        """Do `start` and `step` run as compiled loops? Where plain float32 on a CPU is all that is asked for."""
+        return (self.offset.device.type == "cpu" and not self.training and not torch.is_grad_enabled()
+                and not torch.is_autocast_enabled("cpu"))
+
+    def _read_compiled(self, batch: Batch) -> Tensor:
+        """Return what `_read` does."""
+        inputs, width = self.input, self.prefix.embedding_dim
+        none = torch.empty(0, width)
+        x = torch.zeros(*batch.item.shape, width)
+        if inputs.project is not None and inputs.content is not None:
+            x = inputs.project(inputs.content[batch.item.clamp_min(0)])
+        tables = (inputs.code.weight, none if inputs.item is None else inputs.item.weight, none if self.gap is None else self.gap.weight)
+        compiled.read(batch.item.numpy(), batch.time.numpy(), self.tree.codes.numpy(), self.offset.numpy(), *map(array, tables), x.numpy())
+        return x
+
+    def _step_compiled(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:
+        """Return what `step` does."""
+        level, node, prefix, total = state.level, state.node, state.prefix, state.user
+        if codes is None:
+            both = torch.cat([state.user, prefix], dim=1)
+        else:
+            node = node.clone()
+            code, first, _, _ = self.tree.arrays[level]
+            table = self.prefix.weight.detach()[sum(self.sizes[:level]) :]
+            both, total = map(torch.from_numpy, compiled.enter(code, first, *map(array, (table, node, codes, state.user, state.owner,
+                                                                                         prefix))))
+            level, prefix = level + 1, both[:, prefix.shape[1] :]
+        hidden = self.norms[level](total + self.depth[level](both))
+        own = self.node[level - 1] if level > 0 and len(self.node) else hidden[:0]
+        code, first, _, _ = self.tree.arrays[level]
+        logits = compiled.children_logits(code, first, *map(array, (node, hidden, hidden @ self.code[level].T, own)), max(self.sizes))
+        return torch.from_numpy(logits), replace(state, prefix=prefix, node=node, level=level)
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor's memory as an array, on the CPU."""
+    return tensor.detach().numpy()
 
 
 def gap_bucket(time: Tensor) -> Tensor:
