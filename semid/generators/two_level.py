@@ -18,6 +18,7 @@ Axes: B rows, S positions, D width, L levels, V codes in the widest level, M sup
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from semid.generators import compiled
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
 from semid.nn.segment import segment_dot, segments
-from semid.nn.transformer import CausalTransformer
+from semid.nn.transformer import Block, CausalTransformer
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
@@ -98,6 +99,7 @@ class TwoLevel(nn.Module):
         if (ids.codes < 0).any():
             raise ConfigError("two-level generator: want codes of one length, got padded codes; use a collision policy without suffixes")
         self.sizes = ids.sizes
+        self._arrays: Weights | None = None
         self.tree = CodeTree.build(ids)
         self.input = ItemInput(ids, width, start=start, content=content)
         self.gap = nn.Embedding(GAPS, width) if has_time_gaps else None
@@ -125,6 +127,7 @@ class TwoLevel(nn.Module):
     def _apply(self, fn, recurse=True):
         """Move the tree along with the weights."""
         super()._apply(fn, recurse)
+        self._arrays = None
         self.tree = self.tree.to(self.offset.device)
         return self
 
@@ -166,8 +169,10 @@ class TwoLevel(nn.Module):
         return torch.stack(out, dim=1)
 
     def start(self, batch: Batch) -> DepthState:
-        x = self._read_compiled(batch) if self._is_compiled() else self._read(batch)
-        user = self.temporal.last(x, batch.length).float()
+        if self._is_compiled():
+            user = self._read_compiled(batch)
+        else:
+            user = self.temporal.last(self._read(batch), batch.length).float()
         rows = torch.arange(len(user), device=user.device)
         return DepthState(user, rows, torch.zeros_like(user), torch.zeros_like(rows), 0)
 
@@ -183,37 +188,74 @@ class TwoLevel(nn.Module):
 
     def _is_compiled(self) -> bool:
         """Do `start` and `step` run as compiled loops? Where plain float32 on a CPU is all that is asked for."""
-        return (self.offset.device.type == "cpu" and not self.training and not torch.is_grad_enabled()
-                and not torch.is_autocast_enabled("cpu"))
+        return (self.offset.device.type == "cpu" and self.prefix.weight.dtype == torch.float32 and not self.training
+                and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
+
+    def _weights(self) -> Weights:
+        """The weights' memory, looked up once; anew after a move or in another mode. Changes in place are seen."""
+        if self._arrays is None or self._arrays.address != self._arrays.first.data_ptr():
+            self._arrays = Weights.of(self)
+        return self._arrays
+
+    def train(self, mode: bool = True) -> TwoLevel:
+        self._arrays = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        """For copies and pickles: a copy has weights of its own."""
+        return {**self.__dict__, "_arrays": None}
 
     def _read_compiled(self, batch: Batch) -> Tensor:
-        """Return what `_read` does."""
-        inputs, width = self.input, self.prefix.embedding_dim
-        none = torch.empty(0, width)
-        x = torch.zeros(*batch.item.shape, width)
+        """Return the users [B, D] of `start`."""
+        inputs, weights = self.input, self._weights()
+        content = torch.empty(0, 0, self.prefix.embedding_dim)
         if inputs.project is not None and inputs.content is not None:
-            x = inputs.project(inputs.content[batch.item.clamp_min(0)])
-        tables = (inputs.code.weight, none if inputs.item is None else inputs.item.weight, none if self.gap is None else self.gap.weight)
-        compiled.read(batch.item.numpy(), batch.time.numpy(), self.tree.codes.numpy(), self.offset.numpy(), *map(array, tables), x.numpy())
-        return x
+            content = inputs.project(inputs.content[batch.item.clamp_min(0)])
+        return torch.from_numpy(compiled.read(batch.item.numpy(), batch.time.numpy(), batch.length.numpy(), self.tree.codes.numpy(),
+                                              *weights.read, content.numpy()))
 
     def _step_compiled(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:
         """Return what `step` does."""
-        level, node, prefix, total = state.level, state.node, state.prefix, state.user
-        if codes is None:
-            both = torch.cat([state.user, prefix], dim=1)
-        else:
-            node = node.clone()
+        weights = self._weights()
+        user, owner, node, prefix = (t.numpy() for t in (state.user, state.owner, state.node, state.prefix))
+        level = state.level
+        if codes is not None:
+            node, prefix = node.copy(), prefix.copy()
             code, first, _, _ = self.tree.arrays[level]
-            table = self.prefix.weight.detach()[sum(self.sizes[:level]) :]
-            both, total = map(torch.from_numpy, compiled.enter(code, first, *map(array, (table, node, codes, state.user, state.owner,
-                                                                                         prefix))))
-            level, prefix = level + 1, both[:, prefix.shape[1] :]
-        hidden = self.norms[level](total + self.depth[level](both))
-        own = self.node[level - 1] if level > 0 and len(self.node) else hidden[:0]
+            compiled.enter(code, first, weights.prefix[level], node, codes.numpy(), prefix)
+            level += 1
         code, first, _, _ = self.tree.arrays[level]
-        logits = compiled.children_logits(code, first, *map(array, (node, hidden, hidden @ self.code[level].T, own)), max(self.sizes))
-        return torch.from_numpy(logits), replace(state, prefix=prefix, node=node, level=level)
+        logits = compiled.choose(code, first, node, user, owner, prefix, *weights.choose[level], max(self.sizes))
+        return torch.from_numpy(logits), DepthState(state.user, state.owner, torch.from_numpy(prefix), torch.from_numpy(node), level)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Arguments of the compiled loops that are weights: of `compiled.read`, and per level of `compiled.choose` and `compiled.enter`.
+
+    first: a parameter, and address: where it lay when the others were looked up.
+    """
+
+    first: Tensor
+    address: int
+    read: tuple
+    choose: list[tuple]
+    prefix: list[np.ndarray]
+
+    @classmethod
+    def of(cls, model: TwoLevel) -> Weights:
+        pair = lambda layer: (array(layer.weight), array(layer.bias))
+        table = lambda layer: np.empty((0, model.prefix.embedding_dim), np.float32) if layer is None else array(layer.weight)
+        blocks = cast("list[Block]", list(model.temporal.blocks))
+        read = (array(model.offset), table(model.input.code), table(model.input.item), table(model.gap), table(model.temporal.position),
+                tuple((pair(b.norm1), pair(b.attention.qkv), pair(b.attention.out), pair(b.norm2), pair(b.feedforward[0]),
+                       pair(b.feedforward[3])) for b in blocks), pair(model.temporal.norm), blocks[0].attention.heads)
+        own = [table(None), *(array(node) for node in model.node)] if len(model.node) else [table(None)] * len(model.sizes)
+        depth = cast("list[nn.Sequential]", list(model.depth))
+        choose = [(pair(d[0]), pair(d[3]), pair(norm), array(code), nodes)
+                  for d, norm, code, nodes in zip(depth, model.norms, model.code, own, strict=True)]
+        prefix = np.split(table(model.prefix), np.cumsum(model.sizes)[:-1])
+        return cls(model.prefix.weight, model.prefix.weight.data_ptr(), read, choose, prefix)
 
 
 def array(tensor: Tensor) -> np.ndarray:
