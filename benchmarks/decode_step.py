@@ -148,6 +148,19 @@ def decode(tree: CodeTree, trie: dict | None, static: StaticIndex, batch: int, r
             "ms_by_level": steps}
 
 
+def write(args: argparse.Namespace, settings: list[dict]) -> None:
+    growth: dict[str, dict[int, float]] = {}
+    for s in settings:
+        growth.setdefault(f"{s['codes']}, batch {s['batch']}", {})[s["items"]] = s["ms"]["fused_limits"]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({
+        "benchmark": "decode_step", "levels": LEVELS, "codes": CODES, "beams": BEAMS, "seen": SEEN, "seed": args.seed,
+        "rounds": args.rounds, "threads": 1, "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0], "python": platform.python_version(), "torch": torch.__version__,
+        "must": {"dict_trie": 50, "static": 5, "free": 1, "bytes_per_item": 12},
+        "growth_ms_of_fused_limits": growth, "settings": settings}, indent=1) + "\n")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
@@ -188,17 +201,8 @@ def main(argv: list[str] | None = None) -> None:
                       + ", ".join(f"{rival} {result[f'{rival}_over_fused_limits']:.1f}" for rival in ("dict_trie", "static", "free")
                                   if rival in ms), flush=True)
             del trie, static
-    growth: dict[str, dict[int, float]] = {}
-    for s in settings:
-        growth.setdefault(f"{s['codes']}, batch {s['batch']}", {})[s["items"]] = s["ms"]["fused_limits"]
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({
-            "benchmark": "decode_step", "levels": LEVELS, "codes": CODES, "beams": BEAMS, "seen": SEEN, "seed": args.seed,
-            "rounds": args.rounds, "threads": 1, "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-            "python": platform.python_version(), "torch": torch.__version__,
-            "must": {"dict_trie": 50, "static": 5, "free": 1, "bytes_per_item": 12},
-            "growth_ms_of_fused_limits": growth, "settings": settings}, indent=1) + "\n")
+            if args.out:  # after each catalogue: the largest takes minutes
+                write(args, settings)
 
 
 if __name__ == "__main__":

@@ -163,11 +163,11 @@ def _block(x, block, heads, start):
 
 
 @numba.njit(cache=True, nogil=True)
-def read(item, time, length, codes, offset, code_table, item_table, gap_table, position_table, blocks, norm, heads, content):
+def read(item, time, length, codes, content, offset, code_table, item_table, gap_table, position_table, blocks, norm, heads):
     """Return float32 [B, D]: the user after the last of each history's items; that of an empty one has read item 0.
 
-    item, time int64 [B, S] (pads read item 0), length int64 [B]; codes [N, L]; offset int64 [L]: where a level's vectors begin in
-    code_table [., D]; item_table and gap_table are [0, D] if there are none; content float32 [B, S, D]: projected, or [0, 0, D].
+    item, time int64 [B, S] (pads read item 0), length int64 [B]; codes [N, L]; content float32 [B, S, D]: projected, or [0, 0, D];
+    offset int64 [L]: where a level's vectors begin in code_table [., D]; item_table and gap_table are [0, D] if there are none.
     """
     users = np.empty((len(item), code_table.shape[1]), dtype=np.float32)
     for row in range(len(item)):
@@ -214,7 +214,7 @@ def enter(code, first, table, node, codes, prefix):
 
 
 @numba.njit(cache=True, nogil=True)
-def choose(code, first, node, user, owner, prefix, wide, narrow, norm, shared_table, own_table, width):
+def choose(code, first, node, user, owner, prefix, width, wide, narrow, norm, shared_table, own_table):
     """Return float32 [R, width]: logits of the children of node int64 [R], -inf for codes no child has.
 
     code, first: of the children's level; user [B, D]; owner int64 [R]: whose beam a row is; prefix [R, D]; wide and narrow: linear

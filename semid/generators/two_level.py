@@ -212,7 +212,7 @@ class TwoLevel(nn.Module):
         if inputs.project is not None and inputs.content is not None:
             content = inputs.project(inputs.content[batch.item.clamp_min(0)])
         return torch.from_numpy(compiled.read(batch.item.numpy(), batch.time.numpy(), batch.length.numpy(), self.tree.codes.numpy(),
-                                              *weights.read, content.numpy()))
+                                              content.numpy(), *weights.read))
 
     def _step_compiled(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:
         """Return what `step` does."""
@@ -225,7 +225,7 @@ class TwoLevel(nn.Module):
             compiled.enter(code, first, weights.prefix[level], node, codes.numpy(), prefix)
             level += 1
         code, first, _, _ = self.tree.arrays[level]
-        logits = compiled.choose(code, first, node, user, owner, prefix, *weights.choose[level], max(self.sizes))
+        logits = compiled.choose(code, first, node, user, owner, prefix, max(self.sizes), *weights.choose[level])
         return torch.from_numpy(logits), DepthState(state.user, state.owner, torch.from_numpy(prefix), torch.from_numpy(node), level)
 
 
