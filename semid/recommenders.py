@@ -22,7 +22,7 @@ from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.protocols import Scorer
 from semid.training.checkpoint import write_atomically
-from semid.tree import CodeTree
+from semid.tree import CodeTree, Constraint
 from semid.types import Batch, Recommendations, SemanticIds
 
 
@@ -103,11 +103,14 @@ class CodeRecommender:
         """Trained weights; buffers such as content vectors are not counted."""
         return sum(parameter.numel() for parameter in self.generator.parameters())
 
-    @torch.no_grad()
-    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
+    @torch.inference_mode()
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | Constraint | None = None,
+                  seen: str = "keep") -> Recommendations:
+        """allowed: a mask over items, or what `tree.allow` made of one: a rule that many requests share is prepared once."""
+        constraint = self.tree.allow(allowed) if isinstance(allowed, np.ndarray) else allowed
         batch = self._read(histories)
         beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
-                            constraint=None if allowed is None else self.tree.allow(allowed),
+                            constraint=constraint,
                             seen=batch.seen if seen == "remove" else None)
         return listed(histories, beams.item, beams.logp, "log probability")
 
@@ -117,7 +120,7 @@ class CodeRecommender:
         return score_items(self.generator, self._read(histories), self.tree, items, normalise=self.normalise)
 
     def _read(self, histories: Batch) -> Batch:
-        batch = histories.to(self.device)
+        batch = histories if histories.item.device == torch.device(self.device) else histories.to(self.device)
         return batch if self.max_history is None else latest(batch, self.max_history)
 
     def save(self, folder: Path) -> None:

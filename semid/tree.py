@@ -132,8 +132,8 @@ class CodeTree:
         if mask.dtype != torch.bool or mask.shape != (len(self),):
             raise ConfigError(f"allowed items: want a bool mask of {len(self)} items, got {mask.dtype} {tuple(mask.shape)}")
         cum = torch.zeros(len(self) + 1, dtype=torch.int32, device=self.device)
-        torch.cumsum(mask.to(self.device)[self.order], 0, dtype=torch.int32, out=cum[1:])
-        return Constraint((*(cum[begin] for begin in self.begin), cum))
+        torch.cumsum(mask.to(self.device).index_select(0, self.order), 0, dtype=torch.int32, out=cum[1:])
+        return Constraint((*(cum.index_select(0, begin) for begin in self.begin), cum))
 
     def children(self, level: int, node: Tensor) -> tuple[Tensor, Tensor]:
         """Return (lo, hi) int64: the children of nodes of level - 1 are the nodes lo .. hi of `level`. Node 0 is the root."""

@@ -37,43 +37,17 @@ def beam_search(generator: Generator, batch: Batch, tree: CodeTree, *, beams: in
     if beams < 1 or k < 1:
         raise ConfigError(f"beams and k: want at least 1, got {beams} and {k}")
     weights = check_levels(tree, normalise, level_weights)
-    rows, last = len(batch), tree.levels - 1
-    if tree.device.type == "cpu":
-        expand, position_of = fused.expand, fused.position_of
-    else:
-        expand, position_of = step.expand, CodeTree.position_of
-    limit = step.prepare_limits(tree, constraint, seen, rows, position_of)
-
-    logits, state = generator.step(generator.start(batch), None)
-    root = torch.zeros(rows, 1, dtype=torch.int64, device=tree.device)
-    frontier = step.Frontier(root, torch.zeros(rows, 1, device=tree.device))
-    slot = torch.arange(rows, device=tree.device)  # [B * K]: which row of the state a beam's is
-    for level in range(tree.levels):
-        width = min(k if level == last else beams, tree.num_nodes(level))
-        frontier, row = expand(tree, level, logits.float(), frontier, width, normalise=normalise, weight=weights[level],
-                               limit=limit)
-        if level == last:
-            break
-        codes = tree.code[level][frontier.node].long().clamp_min(0)  # [B, J]
-        # Forced tails: normalised over children, a node of one item is sure of the rest of its path, whatever the logits.
-        # Only the others ("open") are stepped; below a forced node there is no open one.
-        begin, end = tree.interval(level, frontier.node)
-        is_open = end - begin > 1 if normalise == "children" else torch.ones_like(begin, dtype=torch.bool)
-        num_open = int(is_open.sum(1).max())
-        logits = logits.new_zeros(codes.numel(), logits.shape[1])
-        if num_open:
-            pick = is_open.int().argsort(dim=1, descending=True, stable=True)[:, :num_open]  # [B, num_open]
-            state = state.select(slot[row].view_as(codes).gather(1, pick).flatten())
-            stepped, state = generator.step(state, codes.gather(1, pick).flatten())
-            beam = (pick + codes.shape[1] * torch.arange(rows, device=pick.device)[:, None]).flatten()
-            logits[beam] = stepped
-            slot = slot.new_zeros(codes.numel())
-            slot[beam] = torch.arange(len(beam), device=pick.device)
+    way = fused if tree.device.type == "cpu" else step
+    limit = way.prepare_limits(tree, constraint, seen, len(batch))
+    widths = [min(beams, tree.num_nodes(level)) for level in range(tree.levels - 1)] + [min(k, len(tree))]
+    frontier = way.search(generator, batch, tree, widths, normalise=normalise, weights=weights, limit=limit)
     if frontier.logp.isnan().any():
         raise SemidError("beam search: want finite logits, got NaN; the generator's weights or inputs are not finite")
     item = tree.order[frontier.node].long()
     none = frontier.logp == -torch.inf
     path = tree.codes[item].long().masked_fill(none[..., None], -1)
-    missing = k - item.shape[1]
-    return Beams(pad(path, (0, 0, 0, missing), value=-1), pad(frontier.logp, (0, missing), value=-torch.inf),
-                 pad(item.masked_fill(none, -1), (0, missing), value=-1))
+    found, missing = Beams(path, frontier.logp, item.masked_fill(none, -1)), k - item.shape[1]
+    if missing == 0:
+        return found
+    return Beams(pad(found.codes, (0, 0, 0, missing), value=-1), pad(found.logp, (0, missing), value=-torch.inf),
+                 pad(found.item, (0, missing), value=-1))

@@ -1,10 +1,11 @@
-"""One step of beam search on the CPU, fused: normalise, walk the children that exist, ask the limits, keep the best.
+"""Beam search on the CPU, fused: a level normalises, walks the children that exist, asks the limits and keeps the best in one loop.
 
-`position_of` returns what `CodeTree.position_of` does, `expand` what `step.expand` does: the same nodes in the same
-order, the same float32 scores. It is quick since it
+`prepare_limits`, `expand` and `search` return what those of `step` do: the same nodes in the same order, the same float32 scores.
+They are quick since beams stay in arrays that no tensor operation touches, and a level
 
 - visits existing children only, and asks whether one is alive only if its score could enter the beam;
 - stops at the first beam whose own score is below the worst kept: beams come best first and children are never better;
+- passes over a block of siblings whose greatest score is below it;
 - gathers candidates in a short buffer, cut to the best whenever it is full: a few nanoseconds a candidate.
 
 Axes as in `step`.
@@ -13,16 +14,31 @@ Axes as in `step`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from semid.decoding import step
 from semid.decoding.normalise import Normalise
 from semid.decoding.step import Frontier, Limits
-from semid.tree import CodeTree
+from semid.protocols import Generator
+from semid.tree import CodeTree, Constraint
+from semid.types import Batch
+
+BLOCK = 32
+"""Siblings that are looked at together."""
+EVERY = np.empty(0, dtype=np.int64)
+
+
+class Paths(NamedTuple):
+    """`step.Frontier` in arrays. node int64 [B, K]; logp float32 [B, K]."""
+
+    node: np.ndarray
+    logp: np.ndarray
 
 
 def _compiled(function: Callable) -> Callable:
@@ -76,19 +92,53 @@ def _sort_falling(key, slot, size):
             key[at], slot[at] = moved, its_slot
 
 
-@numba.njit
+@numba.njit(fastmath={"nnan", "nsz"})
+def _greatest(logits, row, code, lo, hi):
+    """The greatest of logits[row] at codes lo .. hi, which are no padding (NaN may get lost); -inf if lo = hi."""
+    best = np.float32(-np.inf)
+    for child in range(lo, hi):
+        best = max(best, logits[row, np.uint32(code[child])])
+    return best
+
+
+@numba.njit(fastmath={"nnan", "nsz"})
+def _greatest_between(logits, row, lo, hi):
+    """The greatest of logits[row, lo:hi] (NaN may get lost)."""
+    best = np.float32(-np.inf)
+    for place in range(np.uint32(lo), np.uint32(hi)):
+        best = max(best, logits[row, place])
+    return best
+
+
+@numba.njit(fastmath={"reassoc", "contract"})
+def _exp(x):
+    """e^x for x <= 0, NaN for NaN, relative error 2e-15: x = n log 2 + f, a Taylor sum of e^f, n put into the exponent's bits.
+
+    Unlike the C library's function it can run on a vector of numbers at once.
+    """
+    x = -708.0 if x < -708.0 else x  # below are no normal numbers
+    n = np.floor(x * 1.4426950408889634 + 0.5)
+    f = (x - n * 0.693145751953125) - n * 1.42860682030941723212e-06  # log 2 in two parts, the first short: n times it is exact
+    total = 1 / 6227020800  # 1 / 13!
+    for factor in (1 / 479001600, 1 / 39916800, 1 / 3628800, 1 / 362880, 1 / 40320, 1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5,
+                   1.0, 1.0):
+        total = total * f + factor
+    exponent = np.int64(n if n > -1023.0 else -1023.0) + 1023
+    return total * np.int64(exponent << 52).view(np.float64)
+
+
+@numba.njit(fastmath={"reassoc", "contract"})
 def _children_normaliser(logits, row, code, lo, hi):
     """Log-sum-exp in float64 over the distinct real codes of children lo .. hi, of logits[row]. -inf if all are padding."""
-    top = -np.inf
-    for child in range(lo, hi):
-        if code[child] >= 0 and logits[row, code[child]] > top:
-            top = np.float64(logits[row, code[child]])
+    while lo < hi and code[lo] < 0:
+        lo += 1
+    top = np.float64(_greatest(logits, row, code, lo, hi))
     if top == -np.inf:
         return np.float32(-np.inf)
-    total = 0.0
-    for child in range(lo, hi):
-        if code[child] >= 0 and (child == lo or code[child] != code[child - 1]):
-            total += np.exp(np.float64(logits[row, code[child]]) - top)
+    total = _exp(np.float64(logits[row, np.uint32(code[lo])]) - top)
+    for child in range(lo + 1, hi):
+        term = _exp(np.float64(logits[row, np.uint32(code[child])]) - top)
+        total += term if code[child] != code[child - 1] else 0.0  # items that share all codes are one outcome
     return np.float32(top + np.log(total))
 
 
@@ -119,15 +169,16 @@ def _has_unseen(node, begin, cum, seen, row, lo, hi):
 
 
 @_compiled
-def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, node, parent, out_node, out_logp, out_row):
+def _expand(code, first, begin, order, cum, seen, logp, place, over_children, weight, node, parent, out_node, out_logp, out_row):
     """Fill out_node and out_logp [B, J], out_row [B * J].
 
     begin: empty at the last level, where node c is sorted position c, and `order` breaks ties; else `order` is empty.
     cum: of this level, empty = all allowed. logp float32 [R, V]: log-probabilities, or logits to be normalised over children.
+    place int64 [B * K]: the row of logp that a beam's is, -1 = the beam is sure of its child; empty = rows and beams are the same.
     """
     rows, beams = parent.shape
     width = out_logp.shape[1]
-    room = 3 * width + 64
+    room = 2 * width + 32
     key = np.empty(room, dtype=np.int64)  # as `step.order_key`: one integer orders by score, then tie
     slot = np.empty(room, dtype=np.int64)  # child * beams + beam
     number = np.empty(1, dtype=np.float32)
@@ -140,31 +191,43 @@ def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, n
             above = parent[row, beam]
             if above < worst:
                 break
-            here = row * beams + beam
+            here = place[row * beams + beam] if len(place) else row * beams + beam
+            is_sure = here < 0
             lo, hi = first[node[row, beam]], first[node[row, beam] + 1]
             seen_lo = _lower_bound(seen, row, 0, seen.shape[1], _start(lo, begin))
             seen_hi = _lower_bound(seen, row, seen_lo, seen.shape[1], _start(hi, begin))
-            norm = _children_normaliser(logp, here, code, lo, hi) if over_children else np.float32(0.0)
-            broken |= np.isnan(norm) or np.isnan(above) or np.isnan(logp[here, 0])
-            for child in range(lo, hi):
-                new = above
-                if code[child] >= 0:
-                    new += weight * min(logp[here, np.uint32(code[child])] - norm, np.float32(0.0))
-                if new < worst or (len(cum) and cum[child + 1] == cum[child]):
-                    continue
-                if seen_lo < seen_hi and not _has_unseen(child, begin, cum, seen, row, seen_lo, seen_hi):
-                    continue
-                number[0] = new + np.float32(0.0)  # -0 and 0 are one score
-                rising = np.int64(bits[0]) if bits[0] >= 0 else -np.int64(bits[0] & 0x7FFFFFFF)
-                key[size] = (rising << 31) - (order[child] if len(order) else child)
-                slot[size] = child * beams + beam
-                size += 1
-                if size == room:
-                    _keep_best(key, slot, size, width)
-                    size = width
-                    rising = (key[:width].min() + 0x7FFFFFFF) >> 31
-                    bits[0] = rising if rising >= 0 else -rising - 0x80000000
-                    worst = number[0]
+            norm = np.float32(0.0)
+            if not is_sure:
+                if over_children:
+                    norm = _children_normaliser(logp, here, code, lo, hi)
+                broken |= np.isnan(norm) or np.isnan(logp[here, 0])
+            broken |= np.isnan(above)
+            for block in range(lo, hi, BLOCK):
+                end = min(block + BLOCK, hi)
+                is_full = worst > np.finfo(np.float32).min
+                if is_full and not is_sure and code[block] >= 0 and code[end - 1] - code[block] < 2 * BLOCK:
+                    best = _greatest_between(logp, here, code[block], code[end - 1] + 1)
+                    if above + weight * min(best - norm, np.float32(0.0)) < worst:  # rounding keeps order: no child exceeds this
+                        continue
+                for child in range(block, end):
+                    new = above
+                    if code[child] >= 0 and not is_sure:
+                        new += weight * min(logp[here, np.uint32(code[child])] - norm, np.float32(0.0))
+                    if new < worst or (len(cum) and cum[child + 1] == cum[child]):
+                        continue
+                    if seen_lo < seen_hi and not _has_unseen(child, begin, cum, seen, row, seen_lo, seen_hi):
+                        continue
+                    number[0] = new + np.float32(0.0)  # -0 and 0 are one score
+                    rising = np.int64(bits[0]) if bits[0] >= 0 else -np.int64(bits[0] & 0x7FFFFFFF)
+                    key[size] = (rising << 31) - (order[child] if len(order) else child)
+                    slot[size] = child * beams + beam
+                    size += 1
+                    if size == room:
+                        _keep_best(key, slot, size, width)
+                        size = width
+                        rising = (key[:width].min() + 0x7FFFFFFF) >> 31
+                        bits[0] = rising if rising >= 0 else -rising - 0x80000000
+                        worst = number[0]
         if size > width:
             _keep_best(key, slot, size, width)
             size = width
@@ -184,18 +247,71 @@ def _expand(code, first, begin, order, cum, seen, logp, over_children, weight, n
             out_logp[row] = np.nan
 
 
-def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: int, *, normalise: Normalise, weight: float,
-           limit: Limits) -> tuple[Frontier, Tensor]:
-    """Return what `step.expand` returns, for tensors on the CPU."""
-    assert len(logits) == beams.node.numel(), "one row of logits for each beam; the compiled loop doesn't check bounds"
-    shape = len(beams.node), width
+def expand(tree: CodeTree, level: int, logits: Tensor, beams: Paths, width: int, *, normalise: Normalise, weight: float,
+           limit: Limits, place: np.ndarray = EVERY) -> tuple[Paths, np.ndarray]:
+    """Return what `step.expand` returns, as arrays. place int64 [B * K]: which row of `logits` is a beam's, -1 = the beam stands at
+    a node of one item, to be normalised over children; EVERY = there is a row for each beam, in their order."""
+    assert len(place) == beams.node.size or (place is EVERY and len(logits) == beams.node.size)  # the loop doesn't check bounds
+    rows = len(beams.node)
     over_children = normalise == "children"
     logp = logits.contiguous() if over_children else torch.log_softmax(logits, dim=1)
-    node, score = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
-    row = np.empty(shape[0] * width, dtype=np.int64)
-    _expand(*tree.arrays[level], *limit.arrays[level], logp.numpy(), over_children, np.float32(weight), beams.node.numpy(),
-            beams.logp.numpy(), node, score, row)
-    return Frontier(torch.from_numpy(node), torch.from_numpy(score)), torch.from_numpy(row)
+    node, score = np.empty((rows, width), dtype=np.int64), np.empty((rows, width), dtype=np.float32)
+    row = np.empty(rows * width, dtype=np.int64)
+    _expand(*tree.arrays[level], *limit.arrays[level], logp.numpy(), place, over_children, np.float32(weight), beams.node, beams.logp,
+            node, score, row)
+    return Paths(node, score), row
+
+
+@_compiled
+def _feed(code, begin, over_children, node, logp, parent, slot, num_states, out_place, out_code, out_row):
+    """Decide which beams to step: node [B, J] reached from beams parent [B * J] whose states, num_states of them, stand in slot
+    [B * K] (empty: in order).
+
+    Fills out_place [B * J], where the beam's state and logits will stand, -1 if it is not stepped; out_code and out_row, as much of
+    [B * J] as is returned: the codes to feed and which state each goes on from. A row of B has as many as any, the rest repeat.
+    """
+    rows, beams = node.shape
+    most = 0
+    for row in range(rows):
+        count = 0
+        for beam in range(beams):
+            at = row * beams + beam
+            is_open = logp[row, beam] != -np.inf and not (over_children and begin[node[row, beam] + 1] - begin[node[row, beam]] == 1)
+            out_place[at] = count if is_open else -1
+            count += is_open
+        most = max(most, count)
+    for row in range(rows):
+        filled = 0
+        for beam in range(beams):
+            at = row * beams + beam
+            if out_place[at] >= 0:
+                out_place[at] = to = row * most + filled
+                out_code[to] = max(code[node[row, beam]], 0)
+                out_row[to] = slot[parent[at]] if len(slot) else parent[at]
+                filled += 1
+        for to in range(row * most + filled, (row + 1) * most):
+            out_code[to] = 0
+            out_row[to] = row * (num_states // rows)
+    return rows * most
+
+
+def search(generator: Generator, batch: Batch, tree: CodeTree, widths: Sequence[int], *, normalise: Normalise,
+           weights: Sequence[float], limit: Limits) -> Frontier:
+    """Return what `step.search` returns, for tensors on the CPU."""
+    rows = len(batch)
+    logits, state = generator.step(generator.start(batch), None)
+    paths, place = Paths(np.zeros((rows, 1), dtype=np.int64), np.zeros((rows, 1), dtype=np.float32)), EVERY
+    for level, width in enumerate(widths):
+        paths, parent = expand(tree, level, logits.float(), paths, width, normalise=normalise, weight=weights[level], limit=limit,
+                               place=place)
+        if level < len(widths) - 1:
+            code, _, begin, _ = tree.arrays[level]
+            slot, place, codes, source = place, np.empty_like(parent), np.empty_like(parent), np.empty_like(parent)
+            count = _feed(code, begin, normalise == "children", *paths, parent, slot, len(logits), place, codes, source)
+            if count:
+                state = state.select(torch.from_numpy(source[:count]))
+                logits, state = generator.step(state, torch.from_numpy(codes[:count]))
+    return Frontier(torch.from_numpy(paths.node), torch.from_numpy(paths.logp))
 
 
 @_compiled
@@ -223,3 +339,31 @@ def position_of(tree: CodeTree, items: Tensor) -> Tensor:
         code, first, _, order = tree.arrays[level]
         _descend(code, first, order, codes[level], items.numpy(), node)
     return torch.from_numpy(node)
+
+
+@_compiled
+def _settle(position, items, cum, num_items):
+    """Turn position [B, s] into the rising positions of what `items` [B, s] names and is allowed, once each; N pads right."""
+    rows, width = position.shape
+    for row in range(rows):
+        for place in range(width):
+            at = position[row, place]
+            if items[row, place] < 0 or (len(cum) and cum[at + 1] == cum[at]):  # only an allowed item can be taken from the allowed
+                position[row, place] = num_items
+        position[row].sort()
+        size = 0
+        for place in range(width):
+            if size == 0 or position[row, place] != position[row, size - 1]:
+                position[row, size] = position[row, place]
+                size += 1
+        position[row, size:] = num_items
+
+
+def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor | None, rows: int) -> Limits:
+    """Return what `step.prepare_limits` returns."""
+    if seen is None or seen.numel() == 0:
+        return step.prepare_limits(tree, constraint, None, rows)
+    position = position_of(tree, seen.clamp_min(0).flatten()).view(seen.shape)
+    cum = None if constraint is None else constraint.cum
+    _settle(position.numpy(), seen.numpy(), np.empty(0, dtype=np.int32) if cum is None else cum[-1].numpy(), len(tree))
+    return Limits(cum, position, tree.levels)

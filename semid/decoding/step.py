@@ -1,15 +1,18 @@
-"""One step of beam search: the best living children of a row's beams, in plain tensor operations on any device.
+"""Beam search in plain tensor operations on any device: level by level, the best living children of a row's beams.
 
 Children are ordered by (log-probability, falling; node, rising), at the last level by (log-probability, falling;
 item row, rising): a total order, so the same input gives the same bits. A path of log-probability -inf is none.
-`fused.expand` does the same in one compiled loop on the CPU.
+`fused` does the same in compiled loops on the CPU.
+
+Forced tails: normalised over children, a node of one item is sure of the rest of its path, whatever the logits. So only beams at
+other nodes ("open") are stepped; below a forced node there is no open one.
 
 Axes: B rows, K beams entering a level, J leaving it, R = B * K, V codes, W children of the widest node, s seen items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,7 +23,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from semid.decoding.normalise import Normalise, advance, log_probabilities, pad_children
+from semid.protocols import Generator
 from semid.tree import CodeTree, Constraint
+from semid.types import Batch
 
 
 class Frontier(NamedTuple):
@@ -47,13 +52,12 @@ class Limits:
         return [(each, self.seen.numpy()) for each in cum]
 
 
-def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor | None, rows: int,
-                   position_of: Callable[[CodeTree, Tensor], Tensor] = CodeTree.position_of) -> Limits:
+def prepare_limits(tree: CodeTree, constraint: Constraint | None, seen: Tensor | None, rows: int) -> Limits:
     """Prepare a request's limits, once. seen: item rows int64 [B, s], -1 pads anywhere."""
     cum = None if constraint is None else constraint.cum
     if seen is None or seen.numel() == 0:
         return Limits(cum, torch.empty(rows, 0, dtype=torch.int64, device=tree.device), tree.levels)
-    position = position_of(tree, seen.clamp_min(0).flatten()).view(seen.shape)
+    position = tree.position_of(seen.clamp_min(0).flatten()).view(seen.shape)
     void = seen < 0
     if cum is not None:  # only an allowed item can be taken away from the allowed ones
         void |= cum[-1][position + 1] == cum[-1][position]
@@ -94,6 +98,34 @@ def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: i
     missing = (0, width - index.shape[1])
     row = pad(parent, missing) + torch.arange(rows, device=parent.device)[:, None] * k
     return Frontier(pad(node, missing), pad(best, missing, value=-torch.inf)), row.flatten()
+
+
+def search(generator: Generator, batch: Batch, tree: CodeTree, widths: Sequence[int], *, normalise: Normalise,
+           weights: Sequence[float], limit: Limits) -> Frontier:
+    """Return the beams after the last level. widths: how many are kept, one a level; weights: of `check_levels`."""
+    rows = len(batch)
+    logits, state = generator.step(generator.start(batch), None)
+    root = torch.zeros(rows, 1, dtype=torch.int64, device=tree.device)
+    frontier = Frontier(root, torch.zeros(rows, 1, device=tree.device))
+    slot = torch.arange(rows, device=tree.device)  # [B * K]: which row of the state a beam's is
+    for level, width in enumerate(widths):
+        frontier, row = expand(tree, level, logits.float(), frontier, width, normalise=normalise, weight=weights[level], limit=limit)
+        if level == tree.levels - 1:
+            break
+        codes = tree.code[level][frontier.node].long().clamp_min(0)  # [B, J]
+        begin, end = tree.interval(level, frontier.node)
+        is_open = end - begin > 1 if normalise == "children" else torch.ones_like(begin, dtype=torch.bool)
+        num_open = int(is_open.sum(1).max())
+        logits = logits.new_zeros(codes.numel(), logits.shape[1])
+        if num_open:
+            pick = is_open.int().argsort(dim=1, descending=True, stable=True)[:, :num_open]  # [B, num_open]
+            state = state.select(slot[row].view_as(codes).gather(1, pick).flatten())
+            stepped, state = generator.step(state, codes.gather(1, pick).flatten())
+            beam = (pick + codes.shape[1] * torch.arange(rows, device=pick.device)[:, None]).flatten()
+            logits[beam] = stepped
+            slot = slot.new_zeros(codes.numel())
+            slot[beam] = torch.arange(len(beam), device=pick.device)
+    return frontier
 
 
 def order_key(score: Tensor, tie: Tensor) -> Tensor:

@@ -18,15 +18,18 @@ Axes: B rows, S positions, D width, L levels, V codes in the widest level, M sup
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from semid.errors import ConfigError
+from semid.generators import compiled
 from semid.nn.dropout import Dropout
+from semid.nn.linear import Linear
 from semid.nn.segment import segment_dot, segments
-from semid.nn.transformer import CausalTransformer, last_state
+from semid.nn.transformer import Block, CausalTransformer, last_state
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
@@ -36,16 +39,17 @@ GAPS = 12
 
 @dataclass(frozen=True)
 class DepthState:
-    """user float [R, D]; prefix float [R, D], the sum of the chosen codes' vectors; node int64 [R], the tree node reached
-    (the root's number is 0); level: how many codes were chosen."""
+    """user float [B, D]; owner int64 [R], whose beam a row is; prefix float [R, D], the sum of the chosen codes' vectors;
+    node int64 [R], the tree node reached (the root's number is 0); level: how many codes were chosen."""
 
     user: Tensor
+    owner: Tensor
     prefix: Tensor
     node: Tensor
     level: int
 
     def select(self, rows: Tensor) -> DepthState:
-        return replace(self, user=self.user[rows], prefix=self.prefix[rows], node=self.node[rows])
+        return replace(self, owner=self.owner[rows], prefix=self.prefix[rows], node=self.node[rows])
 
 
 class ItemInput(nn.Module):
@@ -65,7 +69,7 @@ class ItemInput(nn.Module):
         self.item = None if start is None else nn.Embedding.from_pretrained(start.clone(), freeze=False)
         self.code = nn.Embedding(sum(ids.sizes), width)
         nn.init.normal_(self.code.weight, std=0.02)
-        self.project = None if content is None else nn.Linear(content.shape[1], width)
+        self.project = None if content is None else Linear(content.shape[1], width)
         self.register_buffer("content", content)
         self.dropout = Dropout(content_dropout)
         self.scale = width**0.5
@@ -101,6 +105,7 @@ class TwoLevel(nn.Module):
         if (ids.codes < 0).any():
             raise ConfigError("two-level generator: want codes of one length, got padded codes; use a collision policy without suffixes")
         self.sizes = ids.sizes
+        self._arrays: Weights | None = None
         self.tree = CodeTree.build(ids)
         self.input = ItemInput(ids, width, start=start, content=content)
         self.gap = nn.Embedding(GAPS, width) if has_time_gaps else None
@@ -109,7 +114,7 @@ class TwoLevel(nn.Module):
         self.temporal = temporal or CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
                                                       max_length=max_length)
         self.depth = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width))
+            nn.Sequential(Linear(2 * width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width))
             for _ in ids.sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in ids.sizes)
         self.code = nn.ParameterList(nn.Parameter(torch.randn(size, width) * 0.02) for size in ids.sizes)
@@ -128,16 +133,21 @@ class TwoLevel(nn.Module):
     def _apply(self, fn, recurse=True):
         """Move the tree along with the weights."""
         super()._apply(fn, recurse)
+        self._arrays = None
         self.tree = self.tree.to(self.offset.device)
         return self
 
     def states(self, batch: Batch) -> Tensor:
         """Return [B, S, D]: what is known of the user after each position."""
+        return self.temporal(self._read(batch), batch.time, batch.length, batch.request)
+
+    def _read(self, batch: Batch) -> Tensor:
+        """Return [B, S, D]: the input of the temporal model."""
         tokens = self.tree.codes[batch.item.clamp_min(0)].long() + self.offset
         x = self.input(batch.item, tokens)
         if self.gap is not None:
             x = x + self.gap(gap_bucket(batch.time))
-        return self.temporal(x, batch.time, batch.length, batch.request)
+        return x
 
     def level_logits(self, level: int, user: Tensor, prefix: Tensor, node: Tensor) -> Tensor:
         """Return float32 [M, V]: logits of the children of `node` int64 [M] (level - 1), -inf for codes no child has."""
@@ -165,16 +175,104 @@ class TwoLevel(nn.Module):
         return torch.stack(out, dim=1)
 
     def start(self, batch: Batch) -> DepthState:
-        user = last_state(self.states(batch), batch.length).float()
-        return DepthState(user, torch.zeros_like(user), torch.zeros(len(user), dtype=torch.int64, device=user.device), 0)
+        if not isinstance(self.temporal, CausalTransformer):
+            user = last_state(self.states(batch), batch.length).float()
+        elif self._is_compiled():
+            user = self._read_compiled(batch)
+        else:
+            user = self.temporal.last(self._read(batch), batch.length).float()
+        rows = torch.arange(len(user), device=user.device)
+        return DepthState(user, rows, torch.zeros_like(user), torch.zeros_like(rows), 0)
 
     def step(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:
+        if self._is_compiled():
+            return self._step_compiled(state, codes)
         if codes is not None:
             level = state.level
             prefix = state.prefix + self.prefix(codes + self.offset[level])
             node = self.tree.child(level, state.node, codes).clamp_min(0)  # dead beams carry any code; their score is -inf
-            state = DepthState(state.user, prefix, node, level + 1)
-        return self.level_logits(state.level, state.user, state.prefix, state.node), state
+            state = replace(state, prefix=prefix, node=node, level=level + 1)
+        return self.level_logits(state.level, state.user[state.owner], state.prefix, state.node), state
+
+    def _is_compiled(self) -> bool:
+        """Do `start` and `step` run as compiled loops? Where plain float32 on a CPU is all that is asked for."""
+        return (self.offset.device.type == "cpu" and self.prefix.weight.dtype == torch.float32 and not self.training
+                and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
+
+    def _weights(self) -> Weights:
+        """The weights' memory, looked up once; anew after a move or in another mode. Changes in place are seen."""
+        if self._arrays is None or self._arrays.address != self._arrays.first.data_ptr():
+            self._arrays = Weights.of(self)
+        return self._arrays
+
+    def train(self, mode: bool = True) -> TwoLevel:
+        self._arrays = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        """For copies and pickles: a copy has weights of its own."""
+        return {**self.__dict__, "_arrays": None}
+
+    def _read_compiled(self, batch: Batch) -> Tensor:
+        """Return the users [B, D] of `start`."""
+        inputs, weights = self.input, self._weights()
+        content = torch.empty(0, 0, self.prefix.embedding_dim)
+        if inputs.project is not None and inputs.content is not None:
+            content = inputs.project(inputs.content[batch.item.clamp_min(0)])
+        return torch.from_numpy(compiled.read(batch.item.numpy(), batch.time.numpy(), batch.length.numpy(), self.tree.codes.numpy(),
+                                              content.numpy(), *weights.read))
+
+    def _step_compiled(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:
+        """Return what `step` does."""
+        weights = self._weights()
+        user, owner, node, prefix = (t.numpy() for t in (state.user, state.owner, state.node, state.prefix))
+        level = state.level
+        if codes is not None:
+            node, prefix = node.copy(), prefix.copy()
+            code, first, _, _ = self.tree.arrays[level]
+            compiled.enter(code, first, weights.prefix[level], node, codes.numpy(), prefix)
+            level += 1
+        code, first, _, _ = self.tree.arrays[level]
+        logits = compiled.choose(code, first, node, user, owner, prefix, max(self.sizes), *weights.choose[level])
+        return torch.from_numpy(logits), DepthState(state.user, state.owner, torch.from_numpy(prefix), torch.from_numpy(node), level)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Arguments of the compiled loops that are weights: of `compiled.read`, and per level of `compiled.choose` and `compiled.enter`.
+
+    first: a parameter, and address: where it lay when the others were looked up. read is empty where histories are read by
+    another temporal model than the transformer.
+    """
+
+    first: Tensor
+    address: int
+    read: tuple
+    choose: list[tuple]
+    prefix: list[np.ndarray]
+
+    @classmethod
+    def of(cls, model: TwoLevel) -> Weights:
+        pair = lambda layer: (array(layer.weight), array(layer.bias))
+        table = lambda layer: np.empty((0, model.prefix.embedding_dim), np.float32) if layer is None else array(layer.weight)
+        read = ()
+        if isinstance(model.temporal, CausalTransformer):
+            blocks = cast("list[Block]", list(model.temporal.blocks))
+            read = (array(model.offset), table(model.input.code), table(model.input.item), table(model.gap),
+                    table(model.temporal.position), np.float32(model.input.scale),
+                    tuple((pair(b.norm1), pair(b.attention.qkv), pair(b.attention.out), pair(b.norm2), pair(b.feedforward[0]),
+                           pair(b.feedforward[3])) for b in blocks), pair(model.temporal.norm), blocks[0].attention.heads)
+        own = [table(None), *(array(node) for node in model.node)] if len(model.node) else [table(None)] * len(model.sizes)
+        depth = cast("list[nn.Sequential]", list(model.depth))
+        choose = [(pair(d[0]), pair(d[3]), pair(norm), array(code), nodes)
+                  for d, norm, code, nodes in zip(depth, model.norms, model.code, own, strict=True)]
+        prefix = np.split(table(model.prefix), np.cumsum(model.sizes)[:-1])
+        return cls(model.prefix.weight, model.prefix.weight.data_ptr(), read, choose, prefix)
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor's memory as an array, on the CPU."""
+    return tensor.detach().numpy()
 
 
 def gap_bucket(time: Tensor) -> Tensor:

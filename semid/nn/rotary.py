@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
+from semid.nn.linear import Linear
 
 EPS = 1e-6  # of every norm
 
@@ -37,8 +38,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float):
         super().__init__()
-        self.gate_value = nn.Linear(width, 2 * hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.gate_value = Linear(width, 2 * hidden, bias=False)
+        self.out = Linear(hidden, width, bias=False)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,8 +56,8 @@ class RotaryBlock(nn.Module):
             raise ValueError(f"attention: want a width that is a multiple of 2 x {heads} heads, got {width}")
         self.heads, self.head_width = heads, width // heads
         self.norm, self.feed_norm = nn.RMSNorm(width, EPS), nn.RMSNorm(width, EPS)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.feedforward = SwiGLU(width, feedforward, dropout)
         self.dropout = Dropout(dropout)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
+from semid.nn.linear import Linear
 
 EPS = 1e-6  # of every norm
 
@@ -61,9 +62,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.head_width = heads, head_width
         inner = heads * head_width
-        self.query = nn.Linear(width, inner, bias=False)
-        self.key_value = nn.Linear(width, 2 * inner, bias=False)
-        self.out = nn.Linear(inner, width, bias=False)
+        self.query = Linear(width, inner, bias=False)
+        self.key_value = Linear(width, 2 * inner, bias=False)
+        self.out = Linear(inner, width, bias=False)
         self.dropout = Dropout(dropout)
         nn.init.normal_(self.query.weight, std=(width * head_width) ** -0.5)
         nn.init.normal_(self.key_value.weight, std=width**-0.5)
@@ -101,7 +102,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: Sequence[int], dropout: float):
         super().__init__()
         sizes = [width, *hidden, width]
-        layers = [nn.Linear(i, o, bias=False) for i, o in pairwise(sizes)]
+        layers = [Linear(i, o, bias=False) for i, o in pairwise(sizes)]
         for layer in layers:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         self.layers = nn.ModuleList(layers)

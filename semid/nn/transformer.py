@@ -5,11 +5,14 @@ Axes: B rows, S positions, D width, H heads.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
+from semid.nn.linear import Linear
 
 
 class CausalAttention(nn.Module):
@@ -24,8 +27,8 @@ class CausalAttention(nn.Module):
         if width % heads:
             raise ValueError(f"attention: want a width that {heads} heads divide, got {width}")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,6 +40,15 @@ class CausalAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.dropout(self.out(mixed.transpose(1, 2).reshape(b, s, d)))
 
+    def last(self, x: Tensor, at: Tensor) -> Tensor:
+        """Row b of `forward` at position at[b] alone, int64 [B] -> [B, D]."""
+        b, s, d = x.shape
+        qkv = self.qkv(x).float().view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [3, B, H, S, D/H]
+        query = qkv[0].gather(2, at[:, None, None, None].expand(-1, self.heads, 1, d // self.heads))  # [B, H, 1, D/H]
+        future = torch.arange(s, device=x.device) > at[:, None]  # [B, S]
+        mixed = F.scaled_dot_product_attention(query, qkv[1], qkv[2], attn_mask=~future[:, None, None])
+        return self.dropout(self.out(mixed.reshape(b, d)))
+
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
@@ -45,11 +57,16 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = CausalAttention(width, heads, dropout)
-        self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.GELU(), Dropout(dropout),
-                                         nn.Linear(feedforward, width), Dropout(dropout))
+        self.feedforward = nn.Sequential(Linear(width, feedforward), nn.GELU(), Dropout(dropout),
+                                         Linear(feedforward, width), Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
+        return x + self.feedforward(self.norm2(x))
+
+    def last(self, x: Tensor, at: Tensor) -> Tensor:
+        """Row b of `forward` at position at[b] alone, int64 [B] -> [B, D]."""
+        x = last_state(x, at + 1) + self.attention.last(self.norm1(x), at)
         return x + self.feedforward(self.norm2(x))
 
 
@@ -74,6 +91,14 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def last(self, x: Tensor, length: Tensor) -> Tensor:
+        """`last_state` of `forward`, for which the top block needs one query a row: x [B, S, D], length int64 [B] -> [B, D]."""
+        x = self.dropout(x + self.position.weight[: x.shape[1]])
+        *below, top = cast("list[Block]", list(self.blocks))
+        for block in below:
+            x = block(x)
+        return self.norm(top.last(x, (length - 1).clamp_min(0)))
 
 
 def last_state(states: Tensor, length: Tensor) -> Tensor:

@@ -135,14 +135,31 @@ def test_the_fused_step_equals_the_plain_one(world, beams):
         logits, state = generator.step(state, codes)
         options = {"normalise": normalise, "weight": 1.0 if weights is None else weights[level], "limit": limit}
         plain, rows = step.expand(tree, level, logits, frontier, beams, **options)
-        quick, quick_rows = fused.expand(tree, level, logits, frontier, beams, **options)
-        assert torch.equal(quick.node, plain.node)
-        assert torch.equal(quick_rows, rows)
-        torch.testing.assert_close(quick.logp, plain.logp, atol=1e-6, rtol=0)
+        arrays = fused.Paths(frontier.node.numpy(), frontier.logp.numpy())
+        quick, quick_rows = fused.expand(tree, level, logits, arrays, beams, **options)
+        assert np.array_equal(quick.node, plain.node)
+        assert np.array_equal(quick_rows, rows)
+        np.testing.assert_allclose(quick.logp, plain.logp, atol=1e-6, rtol=0)
         if normalise == "vocabulary":
-            assert torch.equal(quick.logp, plain.logp)
+            assert np.array_equal(quick.logp, plain.logp)
         frontier, state = plain, state.select(rows)
         codes = tree.code[level][frontier.node.flatten()].long().clamp_min(0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(worlds(), st.integers(1, 12), st.integers(1, 12))
+def test_the_fused_search_equals_the_plain_one(world, beams, k):
+    _, tree, generator, allowed, seen, normalise, weights = world
+    constraint = None if allowed is None else tree.allow(allowed)
+    widths = [min(beams, tree.num_nodes(level)) for level in range(tree.levels - 1)] + [k]
+    limits, found = [], []
+    for way in (step, fused):
+        limits.append(way.prepare_limits(tree, constraint, seen, len(USERS)))
+        found.append(way.search(generator, histories(USERS), tree, widths, normalise=normalise, weights=weights or [1.0] * tree.levels,
+                                limit=limits[-1]))
+    assert torch.equal(limits[0].seen, limits[1].seen)
+    assert torch.equal(found[0].node, found[1].node)
+    torch.testing.assert_close(found[1].logp, found[0].logp, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32])
