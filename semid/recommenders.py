@@ -121,7 +121,7 @@ class CodeRecommender:
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
                   constraint: Constraint | None = None) -> Recommendations:
         """constraint: `tree.allow(allowed)`, where it is there already."""
-        batch = self._read(histories)
+        batch = self.read(histories)
         if constraint is None and allowed is not None:
             constraint = self.tree.allow(allowed)
         beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
@@ -132,9 +132,10 @@ class CodeRecommender:
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
-        return score_items(self.generator, self._read(histories), self.tree, items, normalise=self.normalise)
+        return score_items(self.generator, self.read(histories), self.tree, items, normalise=self.normalise)
 
-    def _read(self, histories: Batch) -> Batch:
+    def read(self, histories: Batch) -> Batch:
+        """Return the histories as the generator takes them: on its device, the latest items."""
         batch = histories.to(self.device)
         return batch if self.max_history is None else latest(batch, self.max_history)
 
