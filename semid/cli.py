@@ -305,7 +305,8 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     if answer.error is not None:
         raise answer.error
     if where is not None and not opened.snapshot.admitted(where, None).count:
-        raise DataError(f"--where {where!r}: no item of {opened.snapshot.num_alive:,} matches; check the values, which are compared exactly")
+        raise DataError(f"--where {where!r}: no item of {opened.snapshot.num_alive:,} matches; "
+                        "check the values, which are compared exactly")
     found = [{"item_id": item, "title": title, "score": score}
              for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
     shown = [{"item_id": item, "title": opened.item(item)["title"]} for item in past.item_ids]
