@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from semid.data.batch import SequenceBatches, history_batch
+from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError
 from semid.generators.two_level import GAPS, TwoLevel, gap_bucket
@@ -152,3 +153,23 @@ def test_new_items_get_shared_vectors_alone_and_old_ones_keep_their_odds():
     scores = exhaustive(grown, history_batch([np.array([1, N + 2])], max_history=20), grown.tree, normalise="children")
     assert scores.shape == (1, N + 9)
     assert torch.allclose(scores.exp().sum(1), torch.ones(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_of_several_users_finds_what_each_alone_finds(seed):
+    """Rows with fewer open beams than others are filled up with forced ones, stepped or not at the level before."""
+    rng = np.random.default_rng(seed)
+    every = np.stack(np.meshgrid(*[np.arange(6)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    ids = SemanticIds(rng.permutation(every)[:40].astype(np.int16), (6,) * 4)
+    torch.manual_seed(seed)
+    model = TwoLevel(ids, width=8, heads=1, feedforward=8, max_length=20, start=torch.randn(40, 8)).eval()
+    histories = [rng.integers(40, size=n) for n in (1, 4, 9)]
+    constraint = model.tree.allow(rng.random(40) < 0.6)
+    seen = torch.from_numpy(rng.integers(40, size=(3, 12)))
+    search = lambda rows: beam_search(model, history_batch([histories[row] for row in rows], max_history=20), model.tree, beams=12, k=6,
+                                      constraint=constraint, seen=seen[rows], normalise="children")
+    together = search([0, 1, 2])
+    for row in range(3):
+        alone = search([row])
+        assert torch.equal(together.item[row], alone.item[0])
+        assert torch.allclose(together.logp[row], alone.logp[0], atol=1e-5)
