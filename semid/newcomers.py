@@ -9,10 +9,12 @@ Axes: n new items, L levels, F width of the content the tokenizer reads, T width
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Event
 
 import numpy as np
+import torch
 
 from semid.encoders.content import text_encoder
 from semid.encoders.text import item_texts, text_fields
@@ -21,6 +23,9 @@ from semid.protocols import Tokenizer
 from semid.tokenizers.view import View, composed
 from semid.types import Catalog, IdMap, SemanticIds
 
+NEAREST = 10
+"""Known items whose behaviour a new one is expected to have."""
+
 SAMPLE = 64
 """Old items that are encoded again, to see that it is the run's encoder."""
 
@@ -28,8 +33,9 @@ SAMPLE = 64
 @dataclass(frozen=True)
 class Newcomers:
     """tokenizer: as the run learnt it; view: what it reads, the text vectors first; width: F. text: which text vectors, see
-    `with_text_view`. behaviour: {view: width} of what new items don't have yet, zeros. free: codes [n, L] from (the ids that are
-    taken, the tokenizer's codes, its distances), such as `collisions.nearest_free_code`. known: the run's catalogue.
+    `with_text_view`. behaviour: {view: width} of what new items don't have yet, one or none; see `_expected`. free: codes [n, L]
+    from (the ids that are taken, the tokenizer's codes, its distances), such as `collisions.nearest_free_code`. known: the run's
+    catalogue. is_checked: whether the encoder at hand is known to be the run's.
     """
 
     tokenizer: Tokenizer
@@ -39,6 +45,7 @@ class Newcomers:
     behaviour: dict[str, int]
     free: Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
     known: Catalog
+    is_checked: Event = field(default_factory=Event)
 
     @property
     def content_width(self) -> int:
@@ -62,7 +69,9 @@ class Newcomers:
         """
         name = self.view if isinstance(self.view, str) else self.view[0]
         if name not in new.views:
-            self._check_encoder(name, ids, content)
+            if not self.is_checked.is_set():
+                self._check_encoder(name, ids, content)
+                self.is_checked.set()
             mute = [id_ for id_, text in zip(new.items.ids.tolist(), item_texts(new, text_fields(self.known)), strict=True) if not text]
             if mute:
                 raise DataError(f"new item {mute[0]!r}{f' and {len(mute) - 1} more' if len(mute) > 1 else ''}: no text to encode; "
@@ -70,15 +79,25 @@ class Newcomers:
             new = new.with_view(name, self.encode(new))
         if (got := new.view(name).shape[1]) != self.content_width:
             raise DataError(f"view {name!r} of the new items: want width {self.content_width} as in training, got {got}")
-        new = self._complete(new)
+        if self.behaviour:
+            assert content is not None, "a generator whose codes hold behaviour keeps it as content"
+            new = new.with_view(*self._expected(new.view(name), content[: len(self.known)]))
         wanted = self.tokenizer.assign(new).codes
         return self.free(ids, wanted, self.tokenizer.distances(new, wanted)), composed(new, self.view)
 
-    def _complete(self, catalog: Catalog) -> Catalog:
-        """Add the views of behaviour, all zero."""
-        for name, width in self.behaviour.items():
-            catalog = catalog.with_view(name, np.zeros((len(catalog), width), np.float32))
-        return catalog
+    def _expected(self, text: np.ndarray, content: np.ndarray) -> tuple[str, np.ndarray]:
+        """Return (view, float32 [n, width]): the behaviour to expect of new items, the mean of that of the nearest known ones.
+
+        Nobody took them yet; zeros would put them among the items that nobody takes. Mean over the `NEAREST` by the cosine of text
+        [n, T], weighted by it, unit length; zero where nothing is near.
+        """
+        [(name, width)] = self.behaviour.items()
+        known, past = torch.from_numpy(content[:, : self.content_width]), torch.from_numpy(content[:, self.content_width :])
+        mean = torch.zeros(len(text), width)
+        for row, vector in enumerate(torch.from_numpy(text)):
+            near, item = (known @ vector).topk(min(NEAREST, len(known)))
+            mean[row] = near.clamp_min(0) @ past[item]
+        return name, torch.nn.functional.normalize(mean, dim=1).numpy()
 
     def _check_encoder(self, name: str, ids: SemanticIds, content: np.ndarray | None) -> None:
         """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""

@@ -165,7 +165,7 @@ def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, 
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
-    """New items: the same text vectors, no behaviour yet (zeros), and the nearest free code."""
+    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code."""
     tokenizer = ResidualKMeans.load(folder / "tokenizer.safetensors")
     return Newcomers(tokenizer, tokenizer.view, tokenizer.width, text=config.text,
                      behaviour={"cf": min(config.cf_dim, len(catalog))}, free=nearest_free_code, known=catalog)
