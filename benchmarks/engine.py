@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         return top_items(model.start(batch).user @ model.input.item.weight.T, args.top)
 
     ways = {"plain": lambda batch: recommender.recommend(batch, k=args.top),
-            "limited": lambda batch: recommender.recommend(batch, k=args.top, allowed=constraint, seen="remove")}
+            "limited": lambda batch: recommender.recommend(batch, k=args.top, constraint=constraint, seen="remove")}
     single = requests(args.items, args.requests, 1, args.seed)
     taken = in_turns(ways, single) | in_turns({"exact": exact}, single[:50])
     result = {

@@ -122,7 +122,9 @@ def search(generator: Generator, batch: Batch, tree: CodeTree, widths: Sequence[
             state = state.select(slot[row].view_as(codes).gather(1, pick).flatten())
             stepped, state = generator.step(state, codes.gather(1, pick).flatten())
             beam = (pick + codes.shape[1] * torch.arange(rows, device=pick.device)[:, None]).flatten()
-            logits[beam] = stepped
+            # A row with fewer open beams is filled up with forced ones, whose states may be anybody's: nothing is read of them.
+            stepped_open = is_open.gather(1, pick).flatten()
+            logits[beam[stepped_open]] = stepped[stepped_open]
             slot = slot.new_zeros(codes.numel())
             slot[beam] = torch.arange(len(beam), device=pick.device)
     return frontier

@@ -29,7 +29,7 @@ from semid.generators import compiled
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
 from semid.nn.segment import segment_dot, segments
-from semid.nn.transformer import Block, CausalTransformer, last_state
+from semid.nn.transformer import Block, CausalTransformer, Kept, last_state
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
@@ -93,20 +93,21 @@ class TwoLevel(nn.Module):
     start, content: see `ItemInput`. temporal: another model of histories, called with (vectors [B, S, D], time, length, request)
     as `nn.hstu.HSTU` is; it replaces the transformer that layers, heads, feedforward and max_length describe.
     has_time_gaps: the model also reads how many days passed before each event.
-    has_node_vectors: off leaves only the shared code vectors.
+    has_node_vectors: off leaves only the shared code vectors. tree: of `ids`, where it is built already.
     """
 
     offset: Tensor
 
     def __init__(self, ids: SemanticIds, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
                  dropout: float = 0.4, max_length: int = 50, start: Tensor | None = None, content: Tensor | None = None,
-                 temporal: nn.Module | None = None, has_time_gaps: bool = True, has_node_vectors: bool = True):
+                 temporal: nn.Module | None = None, has_time_gaps: bool = True, has_node_vectors: bool = True,
+                 tree: CodeTree | None = None):
         super().__init__()
         if (ids.codes < 0).any():
             raise ConfigError("two-level generator: want codes of one length, got padded codes; use a collision policy without suffixes")
         self.sizes = ids.sizes
         self._arrays: Weights | None = None
-        self.tree = CodeTree.build(ids)
+        self.tree = CodeTree.build(ids) if tree is None else tree
         self.input = ItemInput(ids, width, start=start, content=content)
         self.gap = nn.Embedding(GAPS, width) if has_time_gaps else None
         if self.gap is not None:
@@ -129,6 +130,31 @@ class TwoLevel(nn.Module):
     def codes(self) -> Tensor:
         """Integer [N, L]: the codes of every item."""
         return self.tree.codes
+
+    def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> TwoLevel:
+        """Return a generator, for evaluation, of this one's items and more; weights that don't grow are shared.
+
+        ids: the codes of the old items, then of the new ones; tree: theirs; content: float32 [new, F], what `content` holds
+        of the old ones. New items and new nodes have zero vectors of their own: they are scored and read by the shared ones.
+        """
+        block = cast("Block", self.temporal.blocks[0])
+        state = self.state_dict()
+        grow = lambda table, rows: torch.cat([table, table.new_zeros(rows, table.shape[1])])
+        start, known = None, len(self.tree)
+        if self.input.item is not None:
+            start = state["input.item.weight"] = grow(state["input.item.weight"], len(ids) - known)
+        if self.input.content is not None:
+            state["input.content"] = torch.cat([state["input.content"], content.to(self.offset.device)])
+        for level in range(1, len(self.node) + 1):
+            own = state[f"node.{level - 1}"]
+            state[f"node.{level - 1}"] = own.new_zeros(tree.num_nodes(level), own.shape[1]).index_copy(
+                0, self.tree.renumbered(level, tree), own)
+        grown = TwoLevel(ids, width=self.temporal.position.embedding_dim, layers=len(self.temporal.blocks),
+                         heads=block.attention.heads, feedforward=cast("nn.Linear", block.feedforward[0]).out_features,
+                         max_length=self.temporal.position.num_embeddings, start=start, content=state.get("input.content"),
+                         has_time_gaps=self.gap is not None, has_node_vectors=len(self.node) > 0, tree=tree)
+        grown.load_state_dict(state, assign=True)
+        return grown.to(self.offset.device).eval().requires_grad_(False)
 
     def _apply(self, fn, recurse=True):
         """Move the tree along with the weights."""
@@ -174,8 +200,27 @@ class TwoLevel(nn.Module):
             prefix = prefix + self.prefix(codes[:, level] + self.offset[level])
         return torch.stack(out, dim=1)
 
+    def read(self, batch: Batch, kept: Kept | None = None) -> tuple[Tensor, Kept]:
+        """Return (the state after each history, float32 [B, D], for `batch.extra["state"]`; its keys and values).
+
+        kept: of the first items of these same histories, fewer than all; only what follows is read. The state equals that of
+        `start` without it, to rounding. A history longer than the model's longest has to be cut from the left: read it anew.
+        """
+        kept = self.temporal.nothing(len(batch)) if kept is None else kept
+        new = (batch.length - kept.length).clamp_min(1)  # an empty history has a state too
+        position = kept.length[:, None] + torch.arange(int(new.max()), device=new.device)  # [B, M]
+        position = position.clamp_max(batch.item.shape[1] - 1)
+        item = batch.item.gather(1, position)
+        x = self.input(item, self.tree.codes[item.clamp_min(0)].long() + self.offset)
+        if self.gap is not None:
+            x = x + self.gap(gap_bucket(batch.time).gather(1, position))
+        states, kept = self.temporal.extend(x, kept)
+        return last_state(states, new).float(), replace(kept, length=batch.length)
+
     def start(self, batch: Batch) -> DepthState:
-        if not isinstance(self.temporal, CausalTransformer):
+        if "state" in batch.extra:
+            user = batch.extra["state"]
+        elif not isinstance(self.temporal, CausalTransformer):
             user = last_state(self.states(batch), batch.length).float()
         elif self._is_compiled():
             user = self._read_compiled(batch)
@@ -195,8 +240,10 @@ class TwoLevel(nn.Module):
         return self.level_logits(state.level, state.user[state.owner], state.prefix, state.node), state
 
     def _is_compiled(self) -> bool:
-        """Do `start` and `step` run as compiled loops? Where plain float32 on a CPU is all that is asked for."""
-        return (self.offset.device.type == "cpu" and self.prefix.weight.dtype == torch.float32 and not self.training
+        """Do `start` and `step` run as compiled loops? Where plain float32 on a CPU is all that is asked for, of layers that are not
+        quantised."""
+        is_float = isinstance(cast("nn.Sequential", self.depth[0])[0], nn.Linear)
+        return (is_float and self.offset.device.type == "cpu" and self.prefix.weight.dtype == torch.float32 and not self.training
                 and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
 
     def _weights(self) -> Weights:

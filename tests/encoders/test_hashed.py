@@ -47,3 +47,13 @@ def test_few_items_empty_texts_and_unshared_words_are_zero():
     vectors = Hashed(8).encode(catalog(["soap bar", "soap box", "", "x"]))
     assert vectors[:2].any(axis=1).all()
     assert not vectors[2:].any()
+
+
+def test_items_that_come_later_are_encoded_in_the_space_of_the_known_ones():
+    words = ["red", "blue", "green", "chair", "table", "lamp", "wool", "steel", "oak", "glass"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 4)) for _ in range(80)]
+    encoder = Hashed(dim=64)
+    vectors, later = encoder.encode(catalog(texts)), encoder.for_new(catalog(texts))
+    assert np.allclose(later(catalog(texts[:9])), vectors[:9], atol=1e-4)
+    assert not later(catalog(["words never seen"])).any()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from semid.data.batch import SequenceBatches, history_batch
+from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError
 from semid.generators.two_level import GAPS, TwoLevel, gap_bucket
@@ -118,3 +119,75 @@ def test_hstu_takes_the_transformers_place():
     later = exhaustive(model, history, model.tree)
     assert not torch.allclose(later[0], scores[0], atol=1e-6)
     assert torch.allclose(later[1], scores[1], atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("split", [(0, 0, 0, 0), (1, 4, 0, 3), (2, 1, 5, 7)])
+def test_a_history_read_in_two_parts_has_the_state_of_one_reading(model, split):
+    lengths = (3, 5, 6, 8)
+    rng = np.random.default_rng(1)
+    items = [rng.integers(N, size=n) for n in lengths]
+    times = [np.cumsum(rng.integers(0, 9 * 86_400, size=n)) for n in lengths]
+    whole = history_batch(items, times, max_history=20)
+    first = history_batch([i[:n] for i, n in zip(items, split)], [t[:n] for t, n in zip(times, split)], max_history=20)
+    _, kept = model.read(first)
+    state, kept = model.read(whole, kept)
+    once, kept_once = model.read(whole)
+    expected = model.start(whole).user
+    assert torch.allclose(state, expected, atol=2e-6)
+    assert torch.allclose(once, expected, atol=2e-6)
+    for row, n in enumerate(lengths):
+        assert torch.allclose(kept.key_value[:, row, :, :, :n], kept_once.key_value[:, row, :, :, :n], atol=2e-6)
+    whole.extra["state"] = state
+    assert model.start(whole).user is state
+
+
+@torch.no_grad()
+def test_new_items_get_shared_vectors_alone_and_old_ones_keep_their_odds():
+    every = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing="ij"), axis=-1).reshape(-1, 3)
+    codes = np.random.default_rng(3).permutation(every)[: N + 9].astype(np.int16)
+    torch.manual_seed(0)
+    content = torch.randn(N + 9, 9)
+    old = TwoLevel(SemanticIds(codes[:N], SIZES), width=16, heads=2, feedforward=32, max_length=20, start=torch.randn(N, 16),
+                   content=content[:N]).eval()
+    for table in old.node:
+        torch.nn.init.normal_(table)
+    ids = SemanticIds(codes, SIZES)
+    grown = old.with_items(ids, old.tree.insert(ids), content[N:])
+    histories = history_batch([np.array([1, 2, 3]), np.array([7, 8])], max_history=20)
+    assert torch.equal(grown.start(histories).user, old.start(histories).user)
+    user = old.start(histories).user
+    for level, (before, after) in enumerate(zip(old.node, grown.node, strict=True), 1):
+        is_old = torch.zeros(len(after), dtype=torch.bool)
+        is_old[old.tree.renumbered(level, grown.tree)] = True
+        assert torch.equal(after[is_old], before)
+        assert not after[~is_old].any()
+        assert int((~is_old).sum()) > 0
+    # Under the root, a code that both trees have keeps its logit; the new items' scores sum with the old ones' to one.
+    root = torch.zeros(2, dtype=torch.int64)
+    logits = [model.level_logits(0, user, torch.zeros_like(user), root) for model in (old, grown)]
+    both = torch.isfinite(logits[0])
+    assert torch.equal(logits[0][both], logits[1][both])
+    scores = exhaustive(grown, history_batch([np.array([1, N + 2])], max_history=20), grown.tree, normalise="children")
+    assert scores.shape == (1, N + 9)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_of_several_users_finds_what_each_alone_finds(seed):
+    """Rows with fewer open beams than others are filled up with forced ones, stepped or not at the level before."""
+    rng = np.random.default_rng(seed)
+    every = np.stack(np.meshgrid(*[np.arange(6)] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    ids = SemanticIds(rng.permutation(every)[:40].astype(np.int16), (6,) * 4)
+    torch.manual_seed(seed)
+    model = TwoLevel(ids, width=8, heads=1, feedforward=8, max_length=20, start=torch.randn(40, 8)).eval()
+    histories = [rng.integers(40, size=n) for n in (1, 4, 9)]
+    constraint = model.tree.allow(rng.random(40) < 0.6)
+    seen = torch.from_numpy(rng.integers(40, size=(3, 12)))
+    search = lambda rows: beam_search(model, history_batch([histories[row] for row in rows], max_history=20), model.tree, beams=12, k=6,
+                                      constraint=constraint, seen=seen[rows], normalise="children")
+    together = search([0, 1, 2])
+    for row in range(3):
+        alone = search([row])
+        assert torch.equal(together.item[row], alone.item[0])
+        assert torch.allclose(together.logp[row], alone.logp[0], atol=1e-5)

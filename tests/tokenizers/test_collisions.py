@@ -5,12 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semid.errors import DataError
 from semid.tokenizers.collisions import (
     assign_rows,
     collision_report,
     extra_level,
     minimum_cost,
+    nearest_free_code,
     next_free,
+    next_number,
     popularity_rank,
     sinkhorn,
 )
@@ -138,3 +141,29 @@ def test_collision_report_equals_hand_counts():
     assert collision_report(before, after, distances) == {
         "rate_before": 0.5, "rate_after": 0.0, "colliding_share_before": 0.75, "colliding_share_after": 0.0,
         "largest_group_before": 3, "largest_group_after": 1, "moved": 2, "added_levels": 0, "distortion": 8 / 5}
+
+
+def test_new_items_take_the_wanted_code_or_the_nearest_free_one():
+    taken = SemanticIds(np.array([[0, 0], [0, 1], [1, 0]], np.int16), (2, 4))
+    distances = np.array([[0.0, 1.0, 3.0, 2.0]] * 3, np.float32)
+    codes = nearest_free_code(taken, np.array([[0, 0], [0, 0], [1, 0]]), distances)
+    assert codes.tolist() == [[0, 3], [0, 2], [1, 1]]
+    free = SemanticIds(taken.codes[1:], (2, 4))
+    assert nearest_free_code(free, np.array([[0, 0]]), distances).tolist() == [[0, 0]]
+    with pytest.raises(DataError, match=r"new item 2 .*all 4 codes under its prefix \(0,\) are taken"):
+        nearest_free_code(taken, np.array([[0, 0]] * 3), distances)
+
+
+def test_new_items_fill_the_overflow_level_in_turn():
+    taken = SemanticIds(np.array([[0, 0, 0], [0, 1, 0]], np.int16), (1, 2, 2))
+    codes = nearest_free_code(taken, np.array([[0, 1], [0, 1]]), np.array([[1.0, 0.0]] * 2, np.float32))
+    assert codes.tolist() == [[0, 1, 1], [0, 0, 1]]
+
+
+def test_new_items_get_the_lowest_free_number_of_their_codes():
+    taken = SemanticIds(np.array([[3, 0], [3, 2], [5, 0]], np.int16), (8, 3))
+    wanted, distances = np.array([[3], [4], [4]]), np.zeros((3, 8), np.float32)
+    assert next_number(taken, wanted, distances).tolist() == [[3, 1], [4, 0], [4, 1]]
+    assert next_number(taken, wanted, distances, is_unique_zero=True).tolist() == [[3, 1], [4, 0], [4, 1]]
+    with pytest.raises(DataError, match="all 3 numbers"):
+        next_number(taken, np.array([[3], [3]]), distances)
