@@ -190,7 +190,8 @@ def evaluate(run: RunFolder, /, *, part: Literal["test", "valid"] = "test", json
     """
     from semid import views
     from semid.compare import measured
-    from semid.run import load, write_json
+    from semid.files import write_json
+    from semid.run import load
 
     say = Voice(json)
     loaded = load(run)
@@ -455,8 +456,8 @@ def _write_comparison(table: Table, out: Path, name: str) -> Path:
     """Write comparison.json and report.html into `out`; return the page."""
     from semid import views
     from semid.evaluation.report import write
+    from semid.files import write_json
     from semid.reporting import report_of_table
-    from semid.run import write_json
 
     write_json(out / "comparison.json", {"data": name, **views.plain(table)})
     return write(report_of_table(table, data=name), out / "report.html")

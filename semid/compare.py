@@ -21,8 +21,9 @@ from semid.data.batch import case_batches, history_batch
 from semid.evaluation.beyond_accuracy import category_shares
 from semid.evaluation.compare import Comparison, compare_runs
 from semid.evaluation.evaluate import Evaluation, evaluate
+from semid.files import write_json
 from semid.recommenders import Fusion
-from semid.run import Run, find_recipe, train, write_json
+from semid.run import Run, find_recipe, train
 from semid.training.log import Log
 from semid.types import Catalog, Protocol, Split
 

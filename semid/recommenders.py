@@ -20,8 +20,8 @@ from semid.decoding.exhaustive import score_items
 from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
+from semid.files import write_atomically, write_json
 from semid.protocols import Scorer
-from semid.training.checkpoint import write_atomically
 from semid.tree import CodeTree
 from semid.types import Batch, Recommendations, SemanticIds
 
@@ -170,8 +170,7 @@ class Fusion:
     def save(self, folder: Path) -> None:
         self.first.save(folder)
         self.second.save(folder)
-        text = json.dumps({"weight": self.weight})
-        write_atomically(folder / "fusion.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(folder / "fusion.json", {"weight": self.weight})
 
     @classmethod
     def load(cls, folder: Path, first: CodeRecommender, second: ItemRecommender) -> Fusion:

@@ -25,8 +25,8 @@ import numpy as np
 from semid.config import override
 from semid.data.split import split as split_events
 from semid.errors import ConfigError, RunError, did_you_mean
+from semid.files import write_atomically, write_json
 from semid.recipe_cards import recipe_names
-from semid.training.checkpoint import write_atomically
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.types import Catalog, IdMap, Interactions, Protocol, Recommendations, Split
@@ -255,11 +255,6 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) < 200 else text[:200] + "..."
-
-
-def write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:

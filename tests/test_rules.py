@@ -18,9 +18,9 @@ HOUSE = Path(semid.__file__).parent
 STAGES = ("data", "encoders", "scorers", "tokenizers", "generators", "objectives", "decoding", "evaluation")
 """Packages that never see each other."""
 
-CONTRACTS = ("errors", "types", "protocols", "tree")
+CONTRACTS = ("errors", "types", "protocols", "tree", "files")
 MAY_SEE = {
-    "errors": (), "types": ("errors",), "protocols": ("types",), "tree": CONTRACTS,
+    "errors": (), "files": ("errors",), "types": ("errors",), "protocols": ("types",), "tree": CONTRACTS,
     "nn": ("errors",),
     "training": CONTRACTS,
     **dict.fromkeys(STAGES, (*CONTRACTS, "nn", "training")),

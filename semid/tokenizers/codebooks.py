@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from semid.errors import RunError
+from semid.files import write_atomically
 from semid.nn.quantize import CHUNK, residual_after, residual_codes, squared_distances
 from semid.types import SemanticIds
 
@@ -49,8 +50,8 @@ def unexplained(vectors: Tensor, codes: np.ndarray, codebooks: Tensor, *, unit_r
 
 def save(path: Path, tensors: dict[str, Tensor], settings: dict) -> None:
     """Write tensors and the settings they need (safetensors; the settings as JSON in its header)."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path,
-              metadata={"settings": json.dumps(settings)})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"settings": json.dumps(settings)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
