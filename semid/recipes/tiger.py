@@ -94,7 +94,7 @@ def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:
     catalog = with_text_view(catalog, text, log=job.log, device=job.device)
     if view not in catalog.views:
         raise DataError(f"this recipe makes codes of content, but the catalogue has no text and no view {view!r}; "
-                        "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
+                        f"give items with text (--items), or vectors (--view {view}=FILE.npy), or use semid, which also codes behaviour")
     return catalog
 
 

@@ -57,8 +57,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     try:
         model.load_state_dict(part("model/"))
     except RuntimeError as error:
-        raise RunError(f"{path}: the checkpoint belongs to another model or configuration; resume with the same settings, "
-                       f"or train without --resume ({str(error).splitlines()[0]})") from None
+        raise RunError(f"{path}: the checkpoint belongs to another model or configuration; resume with the same settings "
+                       f"and number of threads, or delete it to train from the start ({str(error).splitlines()[0]})") from None
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer/").items():
         index, name = key.split("/")
