@@ -132,7 +132,7 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     """Train a recipe on your tables into a run folder, from which evaluate and recommend work.
 
     JSON: {"run", "recipe", "seed", "seconds", "parameters", "protocol_hash", "fingerprint",
-    "valid": {"keep" | "remove": {"recall@10", "ndcg@10"}}}.
+    "valid": {"keep" | "remove": {"recall@10", "ndcg@10"}}}; of recipes with codes also "codes_used" and "valid_beams".
 
     Args:
         recipe: name, or name:variant; see `semid recipes`

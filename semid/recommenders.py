@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from semid.data.batch import latest
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
+from semid.decoding.free import valid_share
 from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
@@ -115,6 +116,14 @@ class CodeRecommender:
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
         return score_items(self.generator, self._read(histories), self.tree, items, normalise=self.normalise)
+
+    @torch.no_grad()
+    def valid_share(self, histories: Batch, *, k: int) -> float:
+        """Return the share of the k best paths of each row that are items, searched without the tree; 1 where the generator
+        itself chooses among children that exist."""
+        if self.normalise == "children":
+            return 1.0
+        return valid_share(self.generator, self._read(histories), self.tree, beams=k)
 
     def _read(self, histories: Batch) -> Batch:
         batch = histories.to(self.device)

@@ -392,5 +392,16 @@ def test_health_signals_are_shown_whatever_their_names():
     assert describe(record) == ("step 50 of 600, loss 7.25 (code 5, commit 2.12), rate 0.001, codes used 0.98, valid beams 1")
 
 
+def test_the_health_of_codes_is_told_when_they_are_made_and_at_every_look():
+    made = {"stage": "tokenizer", "health": {"items": 64, "collision_rate": 0.0, "levels": [{"size": 8, "used": 8, "entropy": 2.0},
+                                                                                          {"size": 8, "used": 7, "entropy": 1.9}]},
+            "collisions": {"rate_before": 0.25, "moved": 3}, "unexplained": [0.5, 0.25]}
+    look = {"stage": "generator", "step": 10, "steps": 20, "valid": {"codes_used": 0.5, "valid_beams": 0.75, "ndcg@10": 0.1}}
+    assert drawn([made, look], "lines") == [
+        "sasrec, seed 0 tokenizer: items 64, collision rate 0, codes used 8 of 8, 7 of 8, "
+        "collision rate before they were mended 0.25, unexplained after each level .5000, .2500",
+        "sasrec, seed 0 generator: step 10 of 20, codes used .5000, valid beams .7500, ndcg@10 .1000"]
+
+
 def test_a_count_is_three_digits():
     assert [views.short(n) for n in (7, 6_548, 45_760, 4_600_000, 2 * 10**9)] == ["7", "6.55k", "45.8k", "4.6M", "2G"]

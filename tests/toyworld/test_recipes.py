@@ -10,6 +10,7 @@ import pytest
 from semid.data.batch import case_batches
 from semid.recipe_cards import recipe_names
 from semid.run import find_recipe, load, train
+from semid.training.log import read_records
 from semid.validation import measure
 from tests.toyworld.world import walk
 
@@ -46,3 +47,17 @@ def test_same_seed_gives_the_same_bits(name):
         lists.append(recommender.recommend(batch, k=20))
     np.testing.assert_array_equal(lists[0].item, lists[1].item)
     np.testing.assert_array_equal(lists[0].score, lists[1].score)
+
+
+def test_looks_of_a_model_that_writes_codes_show_its_health(tmp_path):
+    world = walk(users=60)
+    settings = {**dataclasses.asdict(find_recipe("tiger")[0].smoke()), "steps": 4, "look_every": 2, "tokenizer_steps": 20}
+    train("tiger", world, out=tmp_path / "run", settings=settings)
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    looks = [record["valid"] for record in records if record["stage"] == "generator" and "valid" in record]
+    assert [list(look) for look in looks] == [["codes_used", "valid_beams", "recall@10", "ndcg@10"]] * 2
+    assert all(0 <= look["valid_beams"] <= 1 and 0 < look["codes_used"] <= 1 for look in looks)
+    codes = [record["valid"] for record in records if record["stage"] == "tokenizer" and "valid" in record]
+    assert all(look["collision_rate"] == pytest.approx(1 - look["distinct"]) for look in codes)
+    made = next(record for record in records if record["stage"] == "tokenizer" and "health" in record)
+    assert made["health"]["levels"][0]["used"] >= 1
