@@ -288,7 +288,7 @@ def _stage(records: Sequence[dict]) -> str:
                  for k, name in enumerate(losses)]
         picture = charts.line_chart(lines, label="Loss over steps", x_name="step")
         out.append(_figure("Loss", f"{plain(float(lines[0].y[-1]), 4)} at the end", picture))
-    valid = [n for n in series if n.startswith("valid.") and n not in losses]
+    valid = [n for n in series if n.startswith("valid.") and "@" in n]
     out += [_signal(_metric_name(name), *series[name], is_valid=True) for name in valid]
     health = [n for n in series if n not in losses and n not in valid]
     small = "".join(_signal(_signal_name(name), *series[name]) for name in sorted(health, key=lambda n: n == "lr"))
