@@ -9,6 +9,7 @@ a wrong level cannot be written; (3) decoding is constrained to the code tree (t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,12 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
+    return load_generator(lambda ids: build(config, ids), folder, beams=config.beams, max_history=config.max_history)
+
+
+def load_generator(build: Callable[[SemanticIds], EncoderDecoder], folder: Path, *, beams: int, max_history: int) -> CodeRecommender:
+    """Return what `train_generator` made, from its run folder. build: as for training."""
     ids = read_codes(folder / "codes.parquet")
-    generator = build(config, ids)
+    generator = build(ids)
     generator.load_state_dict(load_tensors(folder / "generator.safetensors"))
-    return CodeRecommender(generator.eval(), ids, CodeTree.build(ids), config.beams, max_history=config.max_history)
+    return CodeRecommender(generator.eval(), ids, CodeTree.build(ids), beams, max_history=max_history)
