@@ -120,7 +120,8 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
     if number and reading.on_bad_rows == "fail":
         where = f"all of them are in {bad_rows}" if bad_rows else "--bad-rows FILE writes all of them to a CSV file"
         rows = "row" if number == 1 else "rows"
-        say.error(f"{events}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
+        files = " and ".join(dict.fromkeys(data.report.bad_rows["file"].to_pylist()))
+        say.error(f"{files}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
         return 2
     say.next([(f"semid train semid --data {shlex.quote(events)}{_items(reading)} --out runs/first", "train on these tables")])
     return 0
