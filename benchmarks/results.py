@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import semid
-from semid.compare import compare
+from semid.comparison import compare
 from semid.training.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]

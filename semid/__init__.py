@@ -12,14 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from semid.compare import compare
+    from semid.comparison import compare
     from semid.data.read import read
     from semid.errors import SemidError
     from semid.run import Run, load, train
     from semid.types import Protocol
 
 _HOME = {"read": "semid.data.read", "train": "semid.run", "load": "semid.run", "Run": "semid.run",
-         "compare": "semid.compare", "Protocol": "semid.types", "SemidError": "semid.errors"}
+         "compare": "semid.comparison", "Protocol": "semid.types", "SemidError": "semid.errors"}
 
 __all__ = ["Protocol", "Run", "SemidError", "compare", "load", "read", "train"]
 

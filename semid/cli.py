@@ -32,7 +32,7 @@ from semid.errors import ConfigError, DataError, SemidError, did_you_mean
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from semid.compare import Table
+    from semid.comparison import Table
     from semid.serving.contract import History
     from semid.serving.engine import Engine
     from semid.training.log import Log
@@ -63,7 +63,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
     import numpy as np
 
     from semid import views
-    from semid.compare import compare as compare_recipes
+    from semid.comparison import compare as compare_recipes
     from semid.data.bundled import movielens
     from semid.types import Protocol
 
@@ -122,7 +122,8 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
     if number and reading.on_bad_rows == "fail":
         where = f"all of them are in {bad_rows}" if bad_rows else "--bad-rows FILE writes all of them to a CSV file"
         rows = "row" if number == 1 else "rows"
-        say.error(f"{events}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
+        files = " and ".join(dict.fromkeys(data.report.bad_rows["file"].to_pylist()))
+        say.error(f"{files}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
         return 2
     say.next([(f"semid train semid --data {shlex.quote(events)}{_items(reading)} --out runs/first", "train on these tables")])
     return 0
@@ -134,7 +135,7 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     """Train a recipe on your tables into a run folder, from which evaluate and recommend work.
 
     JSON: {"run", "recipe", "seed", "seconds", "parameters", "protocol_hash", "fingerprint",
-    "valid": {"keep" | "remove": {"recall@10", "ndcg@10"}}}.
+    "valid": {"keep" | "remove": {"recall@10", "ndcg@10"}}}; of recipes with codes also "codes_used" and "valid_beams".
 
     Args:
         recipe: name, or name:variant; see `semid recipes`
@@ -150,18 +151,19 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
         quiet: no progress
     """
     from semid import views
-    from semid.run import find_recipe
+    from semid.run import configure
     from semid.run import train as train_recipe
     from semid.training.log import Log
     from semid.validation import measure
 
     say = Voice(json)
-    find_recipe(recipe)  # a misspelt name fails before the data are read
+    settings, protocol = flags.settings(set), splitting.protocol()
+    configure(recipe, settings)  # a misspelt name fails before the data are read
     dataset = reading.read(data)
-    split = dataset.split(splitting.protocol())
+    split = dataset.split(protocol)
     say.about(*views.summary(dataset, split))
     with say.progress(quiet) as progress:
-        run = train_recipe(recipe, split, out=out, seed=seed, settings=flags.settings(set), device=device, resume=resume,
+        run = train_recipe(recipe, split, out=out, seed=seed, settings=settings, device=device, resume=resume,
                            log=Log(out / "metrics.jsonl", progress.view()))
     valid = {seen: measure(run.recommender, run.split, seen=seen) for seen in ("keep", "remove")}
     say.show(*views.trained(run, valid))
@@ -176,34 +178,42 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     return 0
 
 
-def evaluate(run: RunFolder, /, *, part: Literal["test", "valid"] = "test", json: bool = False) -> int:
+def evaluate(run: RunFolder, /, *, protocol: Annotated[str | None, arg(metavar="SPLIT,NAME=VALUE,...")] = None,
+             part: Literal["test", "valid"] = "test", json: bool = False) -> int:
     """Measure a run: item-level metrics with 95 % intervals; writes RUN/metrics.json and RUN/report.html.
 
     Both with the items of a history in the lists (seen items kept) and without (removed), and apart for answers of the same
-    day as the last event. With --part valid nothing is written.
+    day as the last event. With --part valid or --protocol nothing is written.
 
-    JSON (as in metrics.json): {"run", "recipe", "seed", "part", "protocol_hash", "fingerprint", "latency_ms": {system: {"p50",
-    "p99"}}, "systems": {system: {"keep" | "remove": {"metrics": {"ndcg@10": {"mean", "low", "high"}, ...}, "slices", ...}}}}.
+    JSON (as in metrics.json): {"run", "recipe", "seed", "part", "protocol", "protocol_hash", "fingerprint", "latency_ms":
+    {system: {"p50", "p99"}}, "systems": {system: {"keep" | "remove": {"metrics": {NAME: {"mean", "low", "high"}}, "slices", ...}}}}
+    with NAME recall, hit, ndcg, mrr, map, precision, f1 @5, @10, @20; coverage, gini, entropy, novelty, arp, aplt, popularity_lift,
+    diversity (items with text), code_diversity (runs with codes), miscalibration (items with categories) @10.
 
     Args:
         run: run folder
+        protocol: ask other questions than the run's own, such as min_history=5 or time,test_from=0.95; refused where the run was
+            trained on the answers
         part: choose settings on valid; look at test once per finished configuration
         json: print JSON instead of tables
     """
     from semid import views
-    from semid.compare import measured
-    from semid.run import load, write_json
+    from semid.comparison import measured
+    from semid.files import write_json
+    from semid.run import load
 
     say = Voice(json)
     loaded = load(run)
-    entries = measured(loaded, loaded.recipe, loaded.about["seed"]) if part == "test" else []
-    systems = {entry.name: entry.evaluations for entry in entries} or {loaded.recipe: loaded.evaluate(part)}
+    if protocol is not None:
+        loaded = loaded.under(flags.protocol(protocol, loaded.split.protocol))
+    entries = measured(loaded, part)
+    systems = {entry.name: entry.evaluations for entry in entries}
     say.show(*views.evaluation(systems))
     result = {"run": str(run), "recipe": loaded.recipe, "seed": loaded.about["seed"], "part": part,
-              "protocol_hash": loaded.split.protocol.hash, "fingerprint": loaded.split.fingerprint,
-              "latency_ms": {entry.name: entry.latency for entry in entries},
+              "protocol": asdict(loaded.split.protocol), "protocol_hash": loaded.split.protocol.hash,
+              "fingerprint": loaded.split.fingerprint, "latency_ms": {entry.name: entry.latency for entry in entries},
               "systems": {name: {seen: e.to_dict() for seen, e in found.items()} for name, found in systems.items()}}
-    if part == "test":
+    if part == "test" and protocol is None:
         from semid.evaluation.report import write
         from semid.reporting import report_of_run
 
@@ -244,20 +254,21 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
         quiet: no progress
     """
     from semid import views
-    from semid.compare import BASELINES
-    from semid.compare import compare as compare_recipes
-    from semid.run import find_recipe
+    from semid.comparison import BASELINES
+    from semid.comparison import compare as compare_recipes
+    from semid.run import configure
 
     say = Voice(json)
     if seeds < 1:
         raise ConfigError(f"--seeds: want 1 or more, got {seeds}")
     if no_baselines and not recipes:
         raise ConfigError("compare: want at least one recipe with --no-baselines; see: semid recipes")
-    for recipe in recipes:
-        find_recipe(recipe)
-    settings = flags.settings_by_recipe(set, [*recipes, *(() if no_baselines else BASELINES)])
+    names = [*recipes, *(() if no_baselines else BASELINES)]
+    settings, protocol = flags.settings_by_recipe(set, names), splitting.protocol()
+    for each in names:
+        configure(each, settings.get(each))  # what is misspelt fails before the data are read
     dataset = reading.read(data)
-    split = dataset.split(splitting.protocol())
+    split = dataset.split(protocol)
     say.about(*views.summary(dataset, split))
     name = name or Path(data).name.split(".")[0]
     with say.progress(quiet) as progress:
@@ -527,7 +538,7 @@ def _example(ids: Iterable[object]) -> str:
 
 def _logs(out: Path, progress: Progress) -> Callable[[str, int], Log]:
     """Return what `compare` asks for the log of each run."""
-    from semid.compare import run_folder
+    from semid.comparison import run_folder
     from semid.training.log import Log
 
     return lambda recipe, seed: Log(run_folder(out, recipe, seed) / "metrics.jsonl", progress.view(f"{recipe}, seed {seed}"))
@@ -537,8 +548,8 @@ def _write_comparison(table: Table, out: Path, name: str) -> Path:
     """Write comparison.json and report.html into `out`; return the page."""
     from semid import views
     from semid.evaluation.report import write
+    from semid.files import write_json
     from semid.reporting import report_of_table
-    from semid.run import write_json
 
     write_json(out / "comparison.json", {"data": name, **views.plain(table)})
     return write(report_of_table(table, data=name), out / "report.html")

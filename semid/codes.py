@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from semid.errors import RunError
 from semid.recommenders import CodeRecommender, Fusion
-from semid.run import Run
 from semid.tokenizers.health import health
 from semid.types import SemanticIds
+
+if TYPE_CHECKING:
+    from semid.run import Run
 
 TITLES = 5
 """Titles shown of a prefix, the most popular first."""

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from semid.errors import ConfigError, did_you_mean
+from semid.errors import ConfigError, SemidError, did_you_mean
 
 
 def override(config: Any, settings: Mapping[str, object]) -> Any:
-    """Return a copy of a (nested) frozen dataclass with `settings` such as {"epochs": 3, "optimization.clip": "1.0"}.
+    """Return a copy of a (nested) frozen dataclass, such as a recipe's `Config`, with `settings` such as
+    {"epochs": 3, "optimization.clip": "1.0"}.
 
     Text (from a command line) is read as JSON, none, true or false where the default isn't text itself.
     Raises `ConfigError` for unknown names, with the nearest right one, and for values of the wrong type.
@@ -25,6 +26,8 @@ def override(config: Any, settings: Mapping[str, object]) -> Any:
         return TypeAdapter(type(config)).validate_python(values, strict=False, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(own := first.get("ctx", {}).get("error"), SemidError):
+            raise own from None
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"setting {where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}; "
                           f"default: {_default(config, where)}") from None

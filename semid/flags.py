@@ -100,13 +100,6 @@ class Splitting:
         """Return the library's value. Raises `ConfigError` for numbers out of range."""
         from semid.types import Protocol
 
-        if self.max_history < 1:
-            raise ConfigError(f"--max-history: want 1 or more, got {self.max_history}")
-        if not 0 < self.valid_from < self.test_from < 1:
-            raise ConfigError("--valid-from, --test-from: want 0 < valid < test < 1, "
-                              f"got {self.valid_from} and {self.test_from}")
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"--held-out: want a share between 0 and 1, got {self.held_out}")
         return Protocol(split=self.split, max_history=self.max_history, seen=self.seen, shuffle_ties=self.shuffle_ties,
                         valid_from=self.valid_from, test_from=self.test_from, held_out=self.held_out, seed=self.split_seed,
                         min_history=self.min_history)
@@ -119,6 +112,19 @@ LEAVE_ONE_OUT = Splitting()
 def settings(pairs: Sequence[str]) -> dict[str, object]:
     """Return {"epochs": "10"} from ["epochs=10"]."""
     return dict(_pair(each, "--set", "NAME=VALUE, such as epochs=10") for each in pairs)
+
+
+def protocol(text: str, own: Protocol) -> Protocol:
+    """Return a run's `own` protocol with what `text` changes: "time,test_from=0.95" is a split and a setting of it.
+
+    Raises `ConfigError` for an unknown name, a wrong type or a number out of range.
+    """
+    from semid.config import override
+
+    parts = listed(text)
+    if parts and "=" not in parts[0]:
+        parts[0] = f"split={parts[0]}"
+    return override(own, dict(_pair(each, "--protocol", "SPLIT,NAME=VALUE,... such as time,test_from=0.95") for each in parts))
 
 
 def settings_by_recipe(pairs: Sequence[str], recipes: Sequence[str]) -> Mapping[str, dict[str, object]]:

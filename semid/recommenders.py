@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from semid.data.batch import latest
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
+from semid.decoding.free import valid_share
 from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
+from semid.files import write_atomically, write_json
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
-from semid.training.checkpoint import write_atomically
 from semid.tree import CodeTree, Constraint
 from semid.types import Batch, Recommendations, SemanticIds
 
@@ -134,6 +135,14 @@ class CodeRecommender:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
         return score_items(self.generator, self.read(histories), self.tree, items, normalise=self.normalise)
 
+    @torch.no_grad()
+    def valid_share(self, histories: Batch, *, k: int) -> float:
+        """Return the share of the k best paths of each row that are items, searched without the tree; 1 where the generator
+        itself chooses among children that exist."""
+        if self.normalise == "children":
+            return 1.0
+        return valid_share(self.generator, self.read(histories), self.tree, beams=k)
+
     def read(self, histories: Batch) -> Batch:
         """Return the histories as the generator takes them: on its device, the latest items."""
         batch = histories if histories.item.device == torch.device(self.device) else histories.to(self.device)
@@ -204,8 +213,7 @@ class Fusion:
     def save(self, folder: Path) -> None:
         self.first.save(folder)
         self.second.save(folder)
-        text = json.dumps({"weight": self.weight})
-        write_atomically(folder / "fusion.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(folder / "fusion.json", {"weight": self.weight})
 
     @classmethod
     def load(cls, folder: Path, first: CodeRecommender, second: ItemRecommender) -> Fusion:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from semid.codes import ids_of
-from semid.compare import METRICS, Entry, Table, category_column
+from semid.comparison import METRICS, Entry, Table
+from semid.evaluation.beyond_accuracy import category_column
 from semid.evaluation.charts import Score
 from semid.evaluation.compare import compare_runs
 from semid.evaluation.evaluate import Evaluation, Measure
@@ -27,9 +28,9 @@ from semid.evaluation.report_values import (
     UserExample,
 )
 from semid.evaluation.tree_chart import Tree
-from semid.run import Run
+from semid.run import Run, describe_protocol
 from semid.training.log import read_records
-from semid.types import Catalog, Protocol, SemanticIds
+from semid.types import Catalog, SemanticIds
 
 SEEN = {"keep": "seen items kept", "remove": "seen items removed"}
 SLICES = {"popularity": ("popularity of the item", "Tenths of the catalogue, 1 holds the most popular items."),
@@ -41,7 +42,7 @@ HISTORY = 8
 
 
 def report_of_run(run: Run, entries: Sequence[Entry], *, data: str | None = None) -> Report:
-    """Return the page of one run. entries: as of `compare.measured(run, ...)`; the last one is the system under report."""
+    """Return the page of one run. entries: as of `comparison.measured(run)`; the last one is the system under report."""
     folder = str(run.folder)
     commands = [(f"semid recommend {shlex.quote(folder)} --user ID", "what one user should see next; --where obeys a rule"),
                 (f"semid compare {run.recipe} --data EVENTS --out runs/comparison", "this recipe beside tuned baselines"),
@@ -88,16 +89,6 @@ def _header(run: Run, seeds: Sequence[int], name: str, data: str) -> Header:
                   parameters=about["parameters"], version=about["versions"]["semid"],
                   facts={"Users": f"{sizes['users']:,}", "Items": f"{sizes['items']:,}", "Events": f"{sizes['events']:,}",
                          "Test cases": f"{len(run.split.test):,}"})
-
-
-def describe_protocol(protocol: Protocol) -> str:
-    """Return a protocol in words.
-
-    >>> describe_protocol(Protocol())
-    'leave one out, history at most 50, all items ranked'
-    """
-    ties = "" if protocol.shuffle_ties is None else f", equal times shuffled with seed {protocol.shuffle_ties}"
-    return f"{protocol.split.replace('_', ' ')}, history at most {protocol.max_history}, all items ranked{ties}"
 
 
 def label(metric: str) -> str:

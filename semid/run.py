@@ -14,22 +14,26 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from semid.config import override
+from semid.data.split import held_back
 from semid.data.split import split as split_events
-from semid.errors import ConfigError, RunError, did_you_mean
+from semid.errors import ConfigError, RunError, SemidError, did_you_mean
+from semid.files import write_atomically, write_json
 from semid.recipe_cards import recipe_names
-from semid.training.checkpoint import write_atomically
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.types import Catalog, IdMap, Interactions, Protocol, Recommendations, Split
+
+if TYPE_CHECKING:
+    from semid.evaluation.evaluate import Evaluation
 
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused."""
@@ -47,6 +51,12 @@ def find_recipe(name: str) -> tuple[ModuleType, Mapping[str, object]]:
     return module, module.VARIANTS[variant] if variant else {}
 
 
+def configure(recipe: str, settings: Mapping[str, object] | None = None) -> tuple[ModuleType, Any]:
+    """Return the recipe's module and its `Config` with the variant's and the given settings. Raises `ConfigError`."""
+    module, variant = find_recipe(recipe)
+    return module, override(override(module.Config(), variant), settings or {})
+
+
 @dataclass
 class Run:
     """A trained recommender with what it was trained on. Made by `train` and `load`."""
@@ -57,8 +67,6 @@ class Run:
     recommender: Any
     about: dict
     folder: Path | None = None
-    evaluations: dict = field(default_factory=dict)
-    """{(part, seen): Evaluation} as measured by `evaluate` in this process."""
 
     @property
     def catalog(self) -> Catalog:
@@ -121,16 +129,77 @@ class Run:
         allowed[[self.catalog.items.row(i, "item") for i in exclude]] = False
         return allowed
 
-    def evaluate(self, part: str = "test", *, ks: Sequence[int] = (5, 10, 20), seed: int = 0) -> dict:
-        """Measure on a part with seen items kept and removed; both evaluations are returned and kept in `evaluations`."""
-        from semid.data.batch import case_batches
-        from semid.evaluation.evaluate import evaluate
+    @property
+    def systems(self) -> dict[str, Any]:
+        """{name: recommender} of all that the run can answer with: a fused system after its generator alone."""
+        from semid.recommenders import Fusion
 
-        cases = getattr(self.split, part)
+        if not isinstance(self.recommender, Fusion):
+            return {self.recipe: self.recommender}
+        alone = self.recipe.partition(":")[0] if ":" in self.recipe else f"{self.recipe}:generator"
+        return {alone: self.recommender.first, self.recipe: self.recommender}
+
+    def evaluate(self, part: str = "test", *, system: str | None = None) -> dict[str, Evaluation]:
+        """Return {"keep" | "remove": Evaluation} of a part, seen items kept and removed.
+
+        system: one of `systems`, by default the run's own. The test under the run's own protocol is measured once and kept in
+        the folder. Lists are measured for diversity too where items have text, for calibration where they have categories.
+        """
+        from semid.codes import ids_of
+        from semid.data.batch import case_batches
+        from semid.evaluation.beyond_accuracy import known_categories
+        from semid.evaluation.evaluate import Evaluation, evaluate
+
+        system = system or self.recipe
+        cases = {"test": self.split.test, "valid": self.split.valid}[part]
+        is_kept = self.folder is not None and part == "test" and dataclasses.asdict(self.split.protocol) == self.about["protocol"]
+        found = {}
         for seen in ("keep", "remove"):
-            self.evaluations[part, seen] = evaluate(self.recommender, self.split, cases, case_batches(self.split, cases),
-                                                    part=part, ks=tuple(ks), seen=seen, seed=seed)
-        return {seen: self.evaluations[part, seen] for seen in ("keep", "remove")}
+            file = self.folder / f"{system.replace(':', '.')}.{seen}.parquet" if self.folder and is_kept else None
+            if file is not None and file.exists():
+                found[seen] = Evaluation.load(file)
+                continue
+            found[seen] = evaluate(self.systems[system], self.split, cases, case_batches(self.split, cases), part=part, seen=seen,
+                                   ids=ids_of(self), vectors=self._text_vectors, categories=known_categories(self.catalog))
+            if file is not None:
+                found[seen].save(file)
+        return found
+
+    def under(self, protocol: Protocol) -> Run:
+        """Return the same recommender before the questions of another protocol.
+
+        Raises `ConfigError` where the model knows what that protocol holds back, or reads shorter histories than it asks with.
+        """
+        own = self.split
+        if protocol.max_history > own.protocol.max_history:
+            raise ConfigError(f"protocol: want max_history of at most {own.protocol.max_history}, which the run was trained with, got "
+                              f"{protocol.max_history}; train under that protocol instead")
+        asked = split_events(own.source, own.catalog, protocol, own.fingerprint)
+        trained, chosen_on = held_back(own, asked)
+        if trained or chosen_on:
+            raise ConfigError(f"protocol {describe_protocol(protocol)}: want a model that knows nothing of its answers, but it holds "
+                              f"back {trained:,} of the run's {len(own.train):,} training events, and {chosen_on:,} of its "
+                              f"{len(asked.test.target):,} answers were the run's validation; train under that protocol instead")
+        return dataclasses.replace(self, split=asked)
+
+    @cached_property
+    def _text_vectors(self) -> np.ndarray | None:
+        """float32 [N, 256]: the same measure of likeness for every system; None where the items have no text."""
+        from semid.encoders.hashed import text_vectors
+        from semid.encoders.text import item_texts
+
+        texts = item_texts(self.catalog)
+        return text_vectors(texts, 256) if any(texts) else None
+
+
+def describe_protocol(protocol: Protocol) -> str:
+    """Return a protocol in words.
+
+    >>> describe_protocol(Protocol())
+    'leave one out, history at most 50, all items ranked'
+    """
+    ties = "" if protocol.shuffle_ties is None else f", equal times shuffled with seed {protocol.shuffle_ties}"
+    return f"{protocol.split.replace('_', ' ')}, history at most {protocol.max_history}, all items ranked{ties}"
 
 
 def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 0, protocol: Protocol | None = None,
@@ -140,22 +209,27 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     out: the run folder; None keeps everything in memory. settings: {"epochs": 3, "optimization.learning_rate": 1e-3}.
     device: auto takes a GPU where there is one. resume: go on from the checkpoints in `out`.
     """
-    module, variant = find_recipe(recipe)
-    config = override(override(module.Config(), variant), settings or {})
+    module, config = configure(recipe, settings)
     split = data if isinstance(data, Split) else data.split(protocol or Protocol())
     folder = None if out is None else Path(out)
     about = {"format": FORMAT, "recipe": recipe, "config": dataclasses.asdict(config), "protocol": dataclasses.asdict(split.protocol),
              "protocol_hash": split.protocol.hash, "seed": seed, "data": {
                  "fingerprint": split.fingerprint, "users": len(split.events.users), "items": len(split.catalog),
                  "events": len(split.events), "time_unit": split.events.time_unit}, "versions": versions(), "machine": machine()}
-    if folder is not None:
-        if (done := _prepare(folder, about, resume)) is not None:
-            return done
-        save_data(folder, split)
+    before = None if folder is None or not folder.is_dir() else set(folder.iterdir())
     job = Job(seed=seed, out=folder, device=pick_device(device), resume=resume,
               log=log or Log(None if folder is None else folder / "metrics.jsonl"))
     began, cpu = time.perf_counter(), time.process_time()
-    recommender = module.run(config, split, job)
+    try:
+        if folder is not None:
+            if (done := _prepare(folder, about, resume)) is not None:
+                return done
+            save_data(folder, split)
+        recommender = module.run(config, split, job)
+    except SemidError:
+        if folder is not None:
+            _undo(folder, before)
+        raise
     about["seconds"] = round(time.perf_counter() - began, 2)
     about["cpu_seconds"] = round(time.process_time() - cpu, 2)
     about["parameters"] = recommender.num_parameters
@@ -252,14 +326,19 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
     return None
 
 
+def _undo(folder: Path, before: set[Path] | None) -> None:
+    """Take away what a refused call wrote, unless there is a checkpoint to go on from. before: what was there, None = no folder."""
+    if not folder.is_dir() or any(folder.glob(".*.checkpoint.safetensors")):
+        return
+    for file in set(folder.iterdir()) - (before or set()):
+        file.unlink()
+    if before is None:
+        folder.rmdir()
+
+
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) < 200 else text[:200] + "..."
-
-
-def write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from semid.errors import DataError, UnknownId, did_you_mean
+from semid.errors import ConfigError, DataError, UnknownId, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -323,6 +323,14 @@ class Protocol:
     held_out: float = 0.1
     seed: int = 0
     min_history: int = 1
+
+    def __post_init__(self):
+        if self.max_history < 1:
+            raise ConfigError(f"max_history: want 1 or more, got {self.max_history}")
+        if not 0 < self.valid_from < self.test_from < 1:
+            raise ConfigError(f"valid_from, test_from: want 0 < valid < test < 1, got {self.valid_from} and {self.test_from}")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out: want a share between 0 and 1, got {self.held_out}")
 
     @property
     def hash(self) -> str:

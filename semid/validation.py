@@ -10,7 +10,11 @@ from semid.data.batch import case_batches
 from semid.evaluation.evaluate import Seen, collect, truth_of
 from semid.evaluation.metrics import Truth, ndcg, recall
 from semid.protocols import Recommender
+from semid.recommenders import CodeRecommender
 from semid.types import Cases, Recommendations, Split
+
+HEALTH = 256
+"""Cases of a look whose beams are searched freely."""
 
 LOOK = 6_000
 """Cases of a look: its standard error on recall .08 is .0035, and it costs seconds."""
@@ -22,12 +26,22 @@ def sample(cases: Cases, limit: int = LOOK) -> Cases:
 
 
 def measure(recommender: Recommender, split: Split, *, seen: Seen, limit: int = LOOK, k: int = 10) -> dict[str, float]:
-    """Return {"recall@10", "ndcg@10"} on a sample of the validation cases."""
+    """Return {"recall@10", "ndcg@10"} on a sample of the validation cases; before them, for a model that writes codes, its health:
+
+    "codes_used": share of the catalogue's first codes that any list holds (a model that collapsed has few);
+    "valid_beams": share of the k best paths that would be items if the code tree didn't guide the search (`valid_share`).
+    """
     cases = sample(split.valid, limit)
     if not len(cases):
         return {f"recall@{k}": 0.0, f"ndcg@{k}": 0.0}
     answer, truth = _answers(recommender, split, cases, seen, 2 * k)
-    return {f"recall@{k}": float(recall(answer, truth, k).mean()), f"ndcg@{k}": float(ndcg(answer, truth, k).mean())}
+    health = {}
+    if isinstance(recommender, CodeRecommender):
+        first = recommender.ids.codes[:, 0]
+        health["codes_used"] = len(np.unique(first[answer.item[answer.item >= 0]])) / len(np.unique(first))
+        _, batch = next(case_batches(split, sample(cases, HEALTH)))
+        health["valid_beams"] = recommender.valid_share(batch, k=k)
+    return health | {f"recall@{k}": float(recall(answer, truth, k).mean()), f"ndcg@{k}": float(ndcg(answer, truth, k).mean())}
 
 
 def ndcg_by_case(recommender: Recommender, split: Split, *, seen: Seen, limit: int = LOOK, k: int = 10) -> np.ndarray:

@@ -14,7 +14,7 @@ from semid.training.progress import duration, fraction, number
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from semid.compare import Table as Compared
+    from semid.comparison import Table as Compared
     from semid.data.read import Dataset
     from semid.evaluation.compare import Compared as Cell
     from semid.evaluation.evaluate import Evaluation, Measure

@@ -91,12 +91,13 @@ def test_settings_and_flags_out_of_range_are_refused_before_anything_is_written(
     assert "unknown setting 'epoch' (did you mean 'epochs'?)" in refused(capsys, *command, "--set", "epoch=3")
     assert "epochs='many'" in refused(capsys, *command, "--set", "epochs=many")
     assert "--set 'epochs': want NAME=VALUE" in refused(capsys, *command, "--set", "epochs")
-    assert "--max-history: want 1 or more" in refused(capsys, *command, "--max-history", 0)
+    assert "max_history: want 1 or more" in refused(capsys, *command, "--max-history", 0)
     assert "want 0 < valid < test < 1" in refused(capsys, *command, "--split", "time", "--test-from", 0.5)
-    assert "--held-out" in refused(capsys, *command, "--split", "cold_items", "--held-out", 2)
+    assert "held_out: want a share" in refused(capsys, *command, "--split", "cold_items", "--held-out", 2)
     assert "no split column" in refused(capsys, *command, "--split", "column").replace("have no", "no")
     assert "no GPU here" in refused(capsys, *command, "--device", "cuda")
-    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert "makes codes of content" in refused(capsys, "train", "tiger", *command[2:], "--device", "cpu")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("rows", "flags", "said"), [
@@ -174,6 +175,32 @@ def test_evaluate_writes_what_it_prints(run: Path, capsys: pytest.CaptureFixture
     assert cli.main(["evaluate", str(run), "--part", "valid"]) == 0
     assert "Validation: 150 cases" in capsys.readouterr().out
     assert (run / "metrics.json").read_bytes() == before
+
+
+def test_evaluate_asks_the_questions_of_another_protocol_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture):
+    before = {file: file.stat().st_mtime_ns for file in run.iterdir()}
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--protocol", "min_history=6,max_history=4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["protocol"]["min_history"], found["protocol"]["max_history"]) == (6, 4)
+    assert found["protocol_hash"] == found["systems"]["popularity"]["keep"]["protocol_hash"] != ""
+    assert 0 < found["systems"]["popularity"]["keep"]["num_cases"] < 150
+    assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == before
+    for protocol, said in {"time": "training events, and", "shuffle_ties=1,max_history=60": "max_history of at most 50",
+                           "tim": "split='tim'", "min_histry=3": "did you mean 'min_history'?", "max_history=0": "want 1 or more",
+                           "time,0.9": "--protocol '0.9': want SPLIT,NAME=VALUE"}.items():
+        assert said in refused(capsys, "evaluate", run, "--protocol", protocol)
+
+
+def test_every_measure_of_lists_is_in_the_json(run: Path, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)["systems"]["popularity"]["keep"]["metrics"]
+    ranking = {f"{name}@{k}" for name in ("recall", "hit", "ndcg", "mrr", "map", "precision", "f1") for k in (5, 10, 20)}
+    beside = {f"{name}@10" for name in ("coverage", "gini", "entropy", "novelty", "arp", "aplt", "popularity_lift", "diversity",
+                                        "miscalibration")}
+    assert metrics.keys() == ranking | beside
+    assert all(value["mean"] is not None for value in metrics.values())
 
 
 def test_recommend_prints_ids_titles_and_scores(run: Path, capsys: pytest.CaptureFixture):
@@ -363,6 +390,17 @@ def test_quiet_draws_nothing_and_live_survives_every_record():
 def test_health_signals_are_shown_whatever_their_names():
     record = {**STEP, "step": 50, "parts": {"code": 5.0, "commit": 2.125}, "health": {"codes_used": 0.98}, "valid_beams": 1.0}
     assert describe(record) == ("step 50 of 600, loss 7.25 (code 5, commit 2.12), rate 0.001, codes used 0.98, valid beams 1")
+
+
+def test_the_health_of_codes_is_told_when_they_are_made_and_at_every_look():
+    made = {"stage": "tokenizer", "health": {"items": 64, "collision_rate": 0.0, "levels": [{"size": 8, "used": 8, "entropy": 2.0},
+                                                                                          {"size": 8, "used": 7, "entropy": 1.9}]},
+            "collisions": {"rate_before": 0.25, "moved": 3}, "unexplained": [0.5, 0.25]}
+    look = {"stage": "generator", "step": 10, "steps": 20, "valid": {"codes_used": 0.5, "valid_beams": 0.75, "ndcg@10": 0.1}}
+    assert drawn([made, look], "lines") == [
+        "sasrec, seed 0 tokenizer: items 64, collision rate 0, codes used 8 of 8, 7 of 8, "
+        "collision rate before they were mended 0.25, unexplained after each level .5000, .2500",
+        "sasrec, seed 0 generator: step 10 of 20, codes used .5000, valid beams .7500, ndcg@10 .1000"]
 
 
 def test_a_count_is_three_digits():

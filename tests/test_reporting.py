@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import semid
-from semid.compare import METRICS, Table, compare, measured
+from semid.comparison import METRICS, Table, compare, measured
 from semid.evaluation.report import render
-from semid.reporting import categories, describe_protocol, label, report_of_run, report_of_table
-from semid.run import Run, train
+from semid.reporting import categories, label, report_of_run, report_of_table
+from semid.run import Run, describe_protocol, train
 from semid.types import Protocol
 
 KNN = {"decay": [0.5], "backward": [0.5], "norm": [0.5]}
@@ -35,7 +35,7 @@ def table(data, tmp_path_factory: pytest.TempPathFactory) -> Table:
 
 
 def test_the_page_of_a_run_has_its_numbers_curves_slices_users_and_latency(run: Run):
-    entries = measured(run, "sasrec", 0)
+    entries = measured(run)
     report = report_of_run(run, entries, data="toy")
     assert report.comparison
     own = report.comparison.own.scores["seen items kept"]
@@ -57,7 +57,7 @@ def test_the_page_of_a_run_has_its_numbers_curves_slices_users_and_latency(run: 
 
 
 def test_the_users_of_the_page_are_those_of_the_evaluation(run: Run):
-    entries = measured(run, "sasrec", 0)
+    entries = measured(run)
     report = report_of_run(run, entries)
     assert report.users
     assert len(report.users) == 10

@@ -18,9 +18,9 @@ HOUSE = Path(semid.__file__).parent
 STAGES = ("data", "encoders", "scorers", "tokenizers", "generators", "objectives", "decoding", "evaluation")
 """Packages that never see each other."""
 
-CONTRACTS = ("errors", "types", "protocols", "tree")
+CONTRACTS = ("errors", "types", "protocols", "tree", "files")
 MAY_SEE = {
-    "errors": (), "types": ("errors",), "protocols": ("types",), "tree": CONTRACTS,
+    "errors": (), "files": ("errors",), "types": ("errors",), "protocols": ("types",), "tree": CONTRACTS,
     "nn": ("errors",),
     "training": CONTRACTS,
     **dict.fromkeys(STAGES, (*CONTRACTS, "nn", "training")),
@@ -33,7 +33,7 @@ VERBS = {
     "demo": {"out", "seed"},
     "data check": {"events", "reading", "bad_rows"},
     "train": {"recipe", "data", "out", "reading", "splitting", "set", "seed", "resume", "device"},
-    "evaluate": {"run", "part"},
+    "evaluate": {"run", "protocol", "part"},
     "compare": {"recipes", "data", "out", "reading", "splitting", "set", "seeds", "no_baselines", "name", "results", "device"},
     "recommend": {"run", "user", "history", "k", "where", "exclude", "seen", "engine"},
     "explain": {"run", "item", "user", "history"},
@@ -103,6 +103,7 @@ def test_exports_are_a_closed_list_and_all_there():
     assert set(semid.__all__) == EXPORTS
     for name in EXPORTS:
         assert getattr(semid, name) is not None
+        assert not inspect.ismodule(getattr(semid, name)), f"a module semid.{name} would hide what semid exports under its name"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         semid.trian  # noqa: B018
 

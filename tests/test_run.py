@@ -13,6 +13,7 @@ import semid
 from semid.data.read import Dataset
 from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.run import Run, load, train
+from semid.types import Protocol
 
 ONE = {"decay": [0.5], "backward": [0.5], "norm": [0.5]}
 """Item-kNN without a search."""
@@ -162,6 +163,39 @@ def test_a_recipe_or_a_setting_misspelt_is_named(data: Dataset):
         train("sasrec", data, settings={"epoch": 1})
     with pytest.raises(ConfigError, match=r"epochs='many'.*integer"):
         train("sasrec", data, settings={"epochs": "many"})
+
+
+def test_a_refused_call_leaves_nothing_behind(data: Dataset, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for out in (tmp_path / "new", tmp_path / "mine"):
+        with pytest.raises(DataError, match="want at least 256 items"):
+            train("grid", data, out=out, settings={"text": "hashed"}, device="cpu")
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["mine", "mine/notes.txt"]
+
+
+def test_a_comparison_refuses_a_misspelt_setting_before_it_trains(data: Dataset, tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown setting 'epoch'"):
+        semid.compare(["sasrec"], data, out=tmp_path / "out", settings={"sasrec": {"epoch": 1}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_is_measured_once_and_kept(original: Run, monkeypatch: pytest.MonkeyPatch):
+    first = original.evaluate()
+    monkeypatch.setattr(original, "recommender", None)
+    assert original.evaluate()["keep"].metrics == first["keep"].metrics
+    assert {"diversity@10", "miscalibration@10"} <= first["keep"].metrics.keys()
+
+
+def test_another_protocol_asks_another_question_of_the_same_recommender(original: Run):
+    other = original.under(Protocol(min_history=7, max_history=5))
+    assert 0 < len(other.split.test) < len(original.split.test)
+    assert other.evaluate()["keep"].protocol.hash == Protocol(min_history=7, max_history=5).hash
+    assert other.evaluate("valid")["remove"].num_cases == len(other.split.valid)
+    with pytest.raises(ConfigError, match=r"holds back [\d,]+ of the run's [\d,]+ training events"):
+        original.under(Protocol(split="time"))
+    with pytest.raises(ConfigError, match="max_history of at most 50"):
+        original.under(Protocol(max_history=51))
 
 
 def test_recommend_refuses_what_it_cannot_know(original: Run):

@@ -83,7 +83,7 @@ class Check:
             for row in self.report.bad_rows.slice(0, SHOWN).to_pylist():
                 bad.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
             num_bad = self.report.bad_rows.num_rows
-            parts += ["", Text(f"{num_bad:,} bad rows, the first {min(SHOWN, num_bad)}:"), bad]
+            parts += ["", Text(f"{num_bad:,} bad, the first {SHOWN}:" if num_bad > SHOWN else f"{num_bad} bad:"), bad]
         return Group(*parts)
 
 

@@ -84,7 +84,7 @@ def write_index_json(path: Path, ids: SemanticIds, items: IdMap) -> None:
 
     Raises `DataError` for more levels than the alphabet has letters.
     """
-    from semid.training.checkpoint import write_atomically  # torch; reading needs none
+    from semid.files import write_atomically
 
     if ids.levels > len(ascii_lowercase):
         raise DataError(f"{path}: want at most {len(ascii_lowercase)} levels, a letter each, got {ids.levels}; "

@@ -31,6 +31,26 @@ def split(interactions: Interactions, catalog: Catalog, protocol: Protocol, fing
     return Split(protocol, catalog, interactions, events, events.take(train), parts["valid"], parts["test"], fingerprint)
 
 
+def held_back(own: Split, other: Split) -> tuple[int, int]:
+    """Return what a model of `own` knows that the protocol of `other`, on the same events, holds back from it.
+
+    (training events of `own` that are none of `other`, test answers of `other` that were validation answers of `own`): with
+    (0, 0) the model may be asked the questions of `other`. Events equal in user, item and time are interchangeable.
+    """
+    ours, theirs = _counts(*([part.user, part.item, part.time] for part in (own.train, other.train)))
+    asked, answered, chosen_on = _counts(*(
+        [np.repeat(cases.user, np.diff(cases.target_offsets)), cases.target, cases.target_time]
+        for cases in (other.test, own.test, own.valid)))
+    return int(np.maximum(ours - theirs, 0).sum()), int(np.minimum(np.maximum(asked - answered, 0), chosen_on).sum())
+
+
+def _counts(*tables: list[np.ndarray]) -> list[np.ndarray]:
+    """Return how often each distinct (user, item, time) of all tables is in each of them."""
+    rows = [np.stack([column.astype(np.int64) for column in table], axis=1) for table in tables]
+    distinct, key = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
+    return [np.bincount(part, minlength=len(distinct)) for part in np.split(key.reshape(-1), np.cumsum([len(r) for r in rows])[:-1])]
+
+
 def shuffle_ties(interactions: Interactions, seed: int) -> Interactions:
     """Return the events with a random order among equal times of one user; a source's order inside a day is an artefact."""
     noise = np.random.default_rng(seed).random(len(interactions))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from semid.errors import RunError
+from semid.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +65,13 @@ def cached(key: str, compute: Callable[[], np.ndarray], folder: Path, *, rows: i
                         path, rows, array.dtype, array.shape)
     array = compute()
     try:
-        _write_atomically(path, array)
-    except OSError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: _save(temporary, array))
+    except (OSError, RunError) as error:
         log.warning("vectors are not cached: %s cannot be written (%s)", path, error)
     return array
 
 
-def _write_atomically(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _save(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:  # by its name, numpy would add .npy
+        np.save(file, array, allow_pickle=False)

@@ -83,6 +83,14 @@ def principal(matrix: Tensor, dim: int, *, sweeps: int = 3, seed: int = 0) -> Te
     return F.pad(scaled * torch.where(sign == 0, 1.0, sign), (0, dim - rank))
 
 
+def text_vectors(texts: list[str], dim: int) -> np.ndarray:
+    """Return float32 [N, dim] of unit length; zeros for texts that share no word with another."""
+    matrix = tf_idf(texts)
+    if not matrix._nnz():
+        return np.zeros((len(texts), dim), dtype=np.float32)
+    return F.normalize(principal(matrix, dim), dim=1).numpy()
+
+
 class Hashed:
     """Text vectors without weights, float32 [N, dim], unit length (zero for items that share no word with another).
 
@@ -97,10 +105,7 @@ class Hashed:
     def encode(self, catalog: Catalog) -> np.ndarray:
         texts = item_texts(catalog, self.fields)
         warn_empty(texts)
-        matrix = tf_idf(texts)
-        if not matrix._nnz():
-            return np.zeros((len(texts), self.dim), dtype=np.float32)
-        return F.normalize(principal(matrix, self.dim), dim=1).numpy()
+        return text_vectors(texts, self.dim)
 
     def for_new(self, known: Catalog) -> Callable[[Catalog], np.ndarray]:
         """Return a function that encodes further items in the space of `encode(known)`: new rows times its axes."""

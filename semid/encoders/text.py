@@ -147,8 +147,12 @@ class Text:
         if folder.is_dir():
             files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".txt", ".model"))
             return " ".join(f"{p.name}:{file_sha256(p)}" for p in files)
-        config = _load("AutoConfig", self.model)
-        return f"{self.model}@{config._commit_hash}"
+        _load("AutoConfig", self.model)  # from now on its file is in the hub's cache, in a folder named after the commit
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(str(self.model), "config.json")
+        assert isinstance(file, str), file
+        return f"{self.model}@{Path(file).parent.name}"
 
     def _loaded(self) -> tuple[Any, Any]:
         """The tokenizer and the model of transformers."""

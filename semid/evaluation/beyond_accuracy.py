@@ -16,6 +16,12 @@ from semid.types import Catalog, Interactions, Recommendations, SemanticIds
 CHUNK = 4_000_000
 """Numbers gathered at a time: bounds the working memory to some tens of MB."""
 
+CATEGORIES = ("category", "categories", "genre", "genres", "main_category", "brand")
+"""Columns of the catalogue that may name an item's category; the first that is there does."""
+
+MOST_CATEGORIES = 1000
+"""Calibration compares shares over categories; beyond so many they are names, not categories."""
+
 
 def exposure(recommendations: Recommendations, num_items: int, k: int) -> np.ndarray:
     """Return int64 [N]: in how many of the lists each item is among the first k."""
@@ -163,6 +169,19 @@ def code_diversity(recommendations: Recommendations, ids: SemanticIds, k: int) -
         pair = filled[:, :, None] & filled[:, None] & ~np.eye(item.shape[1], dtype=bool)
         value[begin : begin + step] = _ratio(((~equal).mean(axis=3) * pair).sum(axis=(1, 2)), pair.sum(axis=(1, 2)))
     return value
+
+
+def category_column(catalog: Catalog) -> str | None:
+    """Return the first column of `CATEGORIES` there is, in any case."""
+    names = {name.lower(): name for name in catalog.table.column_names}
+    return next((names[name] for name in CATEGORIES if name in names), None)
+
+
+def known_categories(catalog: Catalog) -> np.ndarray | None:
+    """Return `category_shares` of the catalogue's own category column; None where there is none, or too many to be categories."""
+    column = category_column(catalog)
+    shares = None if column is None else category_shares(catalog, column)
+    return shares if shares is not None and shares.shape[1] <= MOST_CATEGORIES else None
 
 
 def category_shares(catalog: Catalog, column: str) -> np.ndarray:

@@ -133,7 +133,7 @@ def line_chart(lines: Sequence[Line], *, label: str, x_name: str, height: int = 
     across = lambda x: LEFT + (x - low) / ((high - low) or 1.0) * (right - LEFT)
     down = lambda y: bottom - (y - marks[0]) / (marks[-1] - marks[0]) * (bottom - top)
     out = [_rules(marks, down, right)]
-    for x in ticks(low, high, 4):
+    for x in (x for x in ticks(low, high, 4) if x == int(x)):  # steps are whole
         if low <= x <= high:
             anchor = "end" if across(x) > 0.94 else "middle"
             out.append(_text("tick", pct(across(x)), height - 7, tick_text(x, max(1.0, (high - low) / 4)), anchor))

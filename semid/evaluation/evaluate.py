@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from semid.evaluation import beyond_accuracy as beyond
 from semid.evaluation.metrics import RANKING, Truth, ndcg, recall, tie_groups
 from semid.evaluation.slices import slicings
 from semid.evaluation.statistics import bootstrap
+from semid.files import write_atomically
 from semid.protocols import Recommender
 from semid.types import Batch, Cases, Interactions, Protocol, Recommendations, SemanticIds, Split
 
@@ -107,14 +107,7 @@ class Evaluation:
         columns |= self.per_user
         about = {"format": FORMAT, "scale": self.recommendations.scale, **self.to_dict()}
         table = pa.table(columns).replace_schema_metadata({"semid.evaluation": json.dumps(about)})
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            pq.write_table(table, temporary, compression="zstd")
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from numbers import Real
@@ -18,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from semid.errors import RunError
 from semid.evaluation import charts
 from semid.evaluation.charts import SLOTS, Line, Score
 from semid.evaluation.report_values import CodeUse, Comparison, Latency, Report, Slice, Training, UserExample
 from semid.evaluation.tree_chart import Tree, arrange, icicle, top_codes, tree_data
 from semid.evaluation.wording import THIN, count, duration, escape, fraction, large, p_value, percent, plain
+from semid.files import write_text
 
 SIGNIFICANT = 0.05
 """A p-value below this is called a difference."""
@@ -290,7 +288,7 @@ def _stage(records: Sequence[dict]) -> str:
                  for k, name in enumerate(losses)]
         picture = charts.line_chart(lines, label="Loss over steps", x_name="step")
         out.append(_figure("Loss", f"{plain(float(lines[0].y[-1]), 4)} at the end", picture))
-    valid = [n for n in series if n.startswith("valid.") and n not in losses]
+    valid = [n for n in series if n.startswith("valid.") and "@" in n]
     out += [_signal(_metric_name(name), *series[name], is_valid=True) for name in valid]
     health = [n for n in series if n not in losses and n not in valid]
     small = "".join(_signal(_signal_name(name), *series[name]) for name in sorted(health, key=lambda n: n == "lr"))
@@ -488,21 +486,7 @@ def render(report: Report) -> str:
 
 
 def write(report: Report, path: str | Path) -> Path:
-    """Write the page whole or not at all (temporary file, fsync, rename) and return its path."""
+    """Write the page whole or not at all and return its path."""
     path = Path(path)
-    text = render(report).encode("utf-8")
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(f"{path}: want a place to write the report ({len(text):,} bytes), got: {error.strerror}; "
-                       "free some space or choose another folder") from error
+    write_text(path, render(report))
     return path

@@ -129,7 +129,7 @@ def tick_text(value: float, step: float) -> str:
         return "0"
     if step >= 1:
         return large(value) if abs(value) >= 1e5 else count(value)
-    if step < 1e-3:
+    if step < 1e-3 and abs(value) < 0.01:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
     digits = max(0, -int(Decimal(f"{step:.3g}").normalize().as_tuple().exponent))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semid.generators.vocabulary import Vocabulary
+from semid.generators.vocabulary import CodeWriter, Vocabulary
 from semid.nn.rotary import RotaryTransformer
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
@@ -36,7 +36,7 @@ class CausalState:
         return replace(self, ready=self.ready[rows], past=tuple(kept[rows] for kept in self.past), position=self.position[rows])
 
 
-class Causal(nn.Module):
+class Causal(CodeWriter):
     """Rotary pre-norm transformer (RMS norm, SwiGLU) over code tokens.
 
     feedforward: hidden width of SwiGLU, which has three matrices. is_tied: scores are products with the token embeddings,
@@ -50,18 +50,7 @@ class Causal(nn.Module):
         self.bos = self.vocabulary.pad + 1
         self.embedding = nn.Embedding(self.bos + 1, width)
         self.transformer = RotaryTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout)
-        self.head = None
-        if not is_tied:
-            self.head = nn.Parameter(torch.randn(ids.levels, self.vocabulary.width, width) * width**-0.5)  # [L, V, D]
-
-    @property
-    def codes(self) -> Tensor:
-        """int64 [N + 1, L], -1 pads; the last row is all padding."""
-        return self.vocabulary.codes
-
-    def set_ids(self, ids: SemanticIds) -> None:
-        """Use other codes, or those of more items, with the same weights."""
-        self.vocabulary.set_ids(ids)
+        self.head = None if is_tied else self.vocabulary.new_heads(width)
 
     def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> Causal:
         """Return a copy of this generator for this one's items and more; it reads codes alone, neither tree nor content."""
@@ -101,7 +90,3 @@ class Causal(nn.Module):
             state = replace(state, ready=states[:, 0], past=past, position=state.position + 1)
             level += 1
         return self.vocabulary.level_scores(state.ready, self._heads(), level), state
-
-    def _heads(self) -> Tensor:
-        """Output vectors [L, V, D] of all codes."""
-        return self.vocabulary.tied_heads(self.embedding) if self.head is None else self.head

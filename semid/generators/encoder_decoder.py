@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semid.generators.vocabulary import Vocabulary
+from semid.generators.vocabulary import CodeWriter, Vocabulary
 from semid.nn.t5 import Decoder, Encoder, hide
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
@@ -34,7 +34,7 @@ class EncoderDecoderState:
         return replace(self, past=tuple(kept.index_select(2, rows) for kept in self.past))
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(CodeWriter):
     """T5 over flattened codes: [user] c11 .. c1L [sep] c21 .. -> BOS c1 .. cL.
 
     feedforward, feedforward_layers: width and number of the hidden layers of each feed-forward network (GRID: 2).
@@ -60,18 +60,7 @@ class EncoderDecoder(nn.Module):
                  "hidden": (feedforward,) * feedforward_layers}
         self.encoder = Encoder(encoder_layers, **shape)
         self.decoder = Decoder(decoder_layers, **shape)
-        self.head = None
-        if not is_tied:
-            self.head = nn.Parameter(torch.randn(ids.levels, self.vocabulary.width, width) * width**-0.5)  # [L, V, D]
-
-    @property
-    def codes(self) -> Tensor:
-        """int64 [N + 1, L], -1 pads; the last row is all padding."""
-        return self.vocabulary.codes
-
-    def set_ids(self, ids: SemanticIds) -> None:
-        """Use other codes, or those of more items, with the same weights."""
-        self.vocabulary.set_ids(ids)
+        self.head = None if is_tied else self.vocabulary.new_heads(width)
 
     def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> EncoderDecoder:
         """Return a copy of this generator for this one's items and more; it reads codes alone, neither tree nor content."""
@@ -143,7 +132,3 @@ class EncoderDecoder(nn.Module):
         """Target tokens [R, L], memory [B, T, D], visible [B, 1, ..., T] -> states [R, L, D]; state l has read codes 0..l-1."""
         inputs = F.pad(tokens[:, :-1], (1, 0), value=self.bos)
         return self.decoder(self.embedding(inputs), self.decoder.remember(memory), hide(visible))
-
-    def _heads(self) -> Tensor:
-        """Output vectors [L, V, D] of all codes."""
-        return self.vocabulary.tied_heads(self.embedding) if self.head is None else self.head

@@ -131,13 +131,20 @@ class TwoLevel(nn.Module):
         """Integer [N, L]: the codes of every item."""
         return self.tree.codes
 
+    @property
+    def transformer(self) -> CausalTransformer:
+        """The temporal model, where it is the one that can keep keys and values and take in new items."""
+        if not isinstance(self.temporal, CausalTransformer):
+            raise ConfigError(f"two-level generator: want the transformer for kept states and new items, got {type(self.temporal).__name__}")
+        return self.temporal
+
     def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> TwoLevel:
         """Return a generator, for evaluation, of this one's items and more; weights that don't grow are shared.
 
         ids: the codes of the old items, then of the new ones; tree: theirs; content: float32 [new, F], what `content` holds
         of the old ones. New items and new nodes have zero vectors of their own: they are scored and read by the shared ones.
         """
-        block = cast("Block", self.temporal.blocks[0])
+        block = cast("Block", self.transformer.blocks[0])
         state = self.state_dict()
         grow = lambda table, rows: torch.cat([table, table.new_zeros(rows, table.shape[1])])
         start, known = None, len(self.tree)
@@ -149,9 +156,9 @@ class TwoLevel(nn.Module):
             own = state[f"node.{level - 1}"]
             state[f"node.{level - 1}"] = own.new_zeros(tree.num_nodes(level), own.shape[1]).index_copy(
                 0, self.tree.renumbered(level, tree), own)
-        grown = TwoLevel(ids, width=self.temporal.position.embedding_dim, layers=len(self.temporal.blocks),
+        grown = TwoLevel(ids, width=self.transformer.position.embedding_dim, layers=len(self.transformer.blocks),
                          heads=block.attention.heads, feedforward=cast("nn.Linear", block.feedforward[0]).out_features,
-                         max_length=self.temporal.position.num_embeddings, start=start, content=state.get("input.content"),
+                         max_length=self.transformer.position.num_embeddings, start=start, content=state.get("input.content"),
                          has_time_gaps=self.gap is not None, has_node_vectors=len(self.node) > 0, tree=tree)
         grown.load_state_dict(state, assign=True)
         return grown.to(self.offset.device).eval().requires_grad_(False)
@@ -206,7 +213,7 @@ class TwoLevel(nn.Module):
         kept: of the first items of these same histories, fewer than all; only what follows is read. The state equals that of
         `start` without it, to rounding. A history longer than the model's longest has to be cut from the left: read it anew.
         """
-        kept = self.temporal.nothing(len(batch)) if kept is None else kept
+        kept = self.transformer.nothing(len(batch)) if kept is None else kept
         new = (batch.length - kept.length).clamp_min(1)  # an empty history has a state too
         position = kept.length[:, None] + torch.arange(int(new.max()), device=new.device)  # [B, M]
         position = position.clamp_max(batch.item.shape[1] - 1)
@@ -214,7 +221,7 @@ class TwoLevel(nn.Module):
         x = self.input(item, self.tree.codes[item.clamp_min(0)].long() + self.offset)
         if self.gap is not None:
             x = x + self.gap(gap_bucket(batch.time).gather(1, position))
-        states, kept = self.temporal.extend(x, kept)
+        states, kept = self.transformer.extend(x, kept)
         return last_state(states, new).float(), replace(kept, length=batch.length)
 
     def start(self, batch: Batch) -> DepthState:

@@ -64,3 +64,31 @@ class Vocabulary(nn.Module):
         """Output vectors [L, V, D] that are the token embeddings times D**-.5, T5's scaling."""
         table = embedding.weight[: self.pad] * embedding.embedding_dim**-0.5
         return table.view(self.levels, self.width, -1)
+
+    def new_heads(self, width: int) -> nn.Parameter:
+        """Return output vectors [L, V, width] of their own, random, for states of unit elements to score in unit variance."""
+        return nn.Parameter(torch.randn(self.levels, self.width, width) * width**-0.5)
+
+
+class CodeWriter(nn.Module):
+    """What generators over token embeddings share: their code table, and scores by heads of their own or by the embeddings.
+
+    A subclass sets the three when it is built; head: float [L, V, D], None = tied to the embeddings.
+    """
+
+    vocabulary: Vocabulary
+    embedding: nn.Embedding
+    head: nn.Parameter | None
+
+    @property
+    def codes(self) -> Tensor:
+        """int64 [N + 1, L], -1 pads; the last row is all padding."""
+        return self.vocabulary.codes
+
+    def set_ids(self, ids: SemanticIds) -> None:
+        """Use other codes, or those of more items, with the same weights."""
+        self.vocabulary.set_ids(ids)
+
+    def _heads(self) -> Tensor:
+        """Output vectors [L, V, D] of all codes."""
+        return self.vocabulary.tied_heads(self.embedding) if self.head is None else self.head

@@ -20,15 +20,14 @@ from semid.coding import coded, published
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.newcomers import Newcomers
-from semid.recipes.tiger import train_generator, with_content
-from semid.recommenders import CodeRecommender, load_tensors, read_codes
+from semid.recipes.tiger import load_generator, train_generator, with_content
+from semid.recommenders import CodeRecommender
 from semid.tokenizers.collisions import extra_level, next_number
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.residual_vq import ResidualVQ
 from semid.tokenizers.rqvae import RQVAE
 from semid.training.fit import Optimization
 from semid.training.job import Job
-from semid.tree import CodeTree
 from semid.types import Catalog, SemanticIds, Split
 
 CAUSAL = Optimization(learning_rate=2e-3, warmup=200)
@@ -107,7 +106,4 @@ def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
-    ids = read_codes(folder / "codes.parquet")
-    generator = build(config, ids)
-    generator.load_state_dict(load_tensors(folder / "generator.safetensors"))
-    return CodeRecommender(generator.eval(), ids, CodeTree.build(ids), config.beams, max_history=config.max_history)
+    return load_generator(lambda ids: build(config, ids), folder, beams=config.beams, max_history=config.max_history)

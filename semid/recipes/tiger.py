@@ -9,6 +9,7 @@ a wrong level cannot be written; (3) decoding is constrained to the code tree (t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:
     catalog = with_text_view(catalog, text, log=job.log, device=job.device)
     if view not in catalog.views:
         raise DataError(f"this recipe makes codes of content, but the catalogue has no text and no view {view!r}; "
-                        "give items with text (--items), or a vector file (--views), or use semid, which also codes behaviour")
+                        f"give items with text (--items), or vectors (--view {view}=FILE.npy), or use semid, which also codes behaviour")
     return catalog
 
 
@@ -142,7 +143,12 @@ def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
+    return load_generator(lambda ids: build(config, ids), folder, beams=config.beams, max_history=config.max_history)
+
+
+def load_generator(build: Callable[[SemanticIds], EncoderDecoder], folder: Path, *, beams: int, max_history: int) -> CodeRecommender:
+    """Return what `train_generator` made, from its run folder. build: as for training."""
     ids = read_codes(folder / "codes.parquet")
-    generator = build(config, ids)
+    generator = build(ids)
     generator.load_state_dict(load_tensors(folder / "generator.safetensors"))
-    return CodeRecommender(generator.eval(), ids, CodeTree.build(ids), config.beams, max_history=config.max_history)
+    return CodeRecommender(generator.eval(), ids, CodeTree.build(ids), beams, max_history=max_history)

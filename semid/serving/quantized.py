@@ -33,6 +33,6 @@ def _of_codes(recommender: CodeRecommender) -> CodeRecommender:
         generator = copy.deepcopy(recommender.generator)
         for module in generator.modules():
             if type(module) is Linear:
-                module.__class__ = nn.Linear  # torch quantises this very class, not its kin; the weights are the same
+                module.__class__ = nn.Linear  # pyright: ignore[reportAttributeAccessIssue] - torch quantises this very class, not its kin; the weights are the same
         generator = torch.ao.quantization.quantize_dynamic(generator, {nn.Linear}, dtype=torch.qint8, inplace=True)
     return replace(recommender, generator=generator.eval())

@@ -70,7 +70,7 @@ class UserStates:
 
 def _padded(model: TwoLevel, held: list[Held | None]) -> Kept:
     """Put kept histories of different lengths side by side."""
-    nothing = model.temporal.nothing(len(held))
+    nothing = model.transformer.nothing(len(held))
     length = torch.tensor([0 if each is None else each.length for each in held])
     layers, rows, two, heads, _, width = nothing.key_value.shape
     key_value = nothing.key_value.new_zeros(layers, rows, two, heads, int(length.max()), width)

@@ -6,16 +6,19 @@ Axes: N items, D width, L levels, K codes of a level.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from semid.errors import RunError
+from semid.files import write_atomically
 from semid.nn.quantize import CHUNK, residual_after, residual_codes, squared_distances
+from semid.nn.residual_quantizer import ResidualQuantizer
 from semid.types import SemanticIds
 
 
@@ -47,10 +50,34 @@ def unexplained(vectors: Tensor, codes: np.ndarray, codebooks: Tensor, *, unit_r
     return left
 
 
+class Quantizing(nn.Module):
+    """What networks that quantise the residuals of latent vectors share. A subclass has `encode`, vectors [B, D] -> latents [B, Z]."""
+
+    quantizer: ResidualQuantizer
+    encode: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def latents(self, vectors: Tensor) -> Tensor:
+        """Return float32 [N, Z] of any number of vectors [N, D]."""
+        return torch.cat([self.encode(part) for part in vectors.split(CHUNK)])
+
+    def codes(self, vectors: Tensor, source: str = "") -> SemanticIds:
+        """Return the codes of any number of vectors [N, D]."""
+        return assign(self.latents(vectors), self.quantizer.codebooks.detach(), source=source)
+
+    def distances(self, vectors: Tensor, codes: np.ndarray) -> np.ndarray:
+        """Return `last_distances` of vectors [N, D] with the given codes [N, L]."""
+        return last_distances(self.latents(vectors), codes, self.quantizer.codebooks.detach())
+
+    def unexplained(self, vectors: Tensor, codes: np.ndarray) -> list[float]:
+        """Return `unexplained` of vectors [N, D] with the given codes [N, L]."""
+        return unexplained(self.latents(vectors), codes, self.quantizer.codebooks.detach())
+
+
 def save(path: Path, tensors: dict[str, Tensor], settings: dict) -> None:
     """Write tensors and the settings they need (safetensors; the settings as JSON in its header)."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path,
-              metadata={"settings": json.dumps(settings)})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"settings": json.dumps(settings)}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:

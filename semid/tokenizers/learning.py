@@ -90,7 +90,8 @@ def learn(build: Callable[[torch.Generator], Network], objective: Callable[[Netw
     def measure() -> dict[str, float]:
         ids = encode(network, seen)
         used = [len(np.unique(ids.codes[:, level])) / size for level, size in enumerate(ids.sizes)]
-        return {"distinct": ids.num_distinct / len(seen), "codes_used": min(used)}
+        distinct = ids.num_distinct / len(seen)
+        return {"codes_used": min(used), "collision_rate": 1 - distinct, "distinct": distinct}
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

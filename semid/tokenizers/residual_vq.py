@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semid.nn.kmeans import spread_seeds
-from semid.nn.quantize import CHUNK, residual_codes
+from semid.nn.quantize import residual_codes
 from semid.nn.residual_quantizer import Quantized, ResidualQuantizer
 from semid.tokenizers import codebooks
 from semid.tokenizers.learning import Standardizer, VectorBatch, learn
@@ -29,7 +29,7 @@ from semid.types import Catalog, Interactions, Loss, SemanticIds
 OPTIMIZATION = Optimization(learning_rate=1e-2, beta2=0.999, weight_decay=0.0, schedule="cosine", precision="fp32")
 
 
-class Codebooks(nn.Module):
+class Codebooks(codebooks.Quantizing):
     """Residual codebooks of standardised vectors."""
 
     def __init__(self, dim: int, levels: int, size: int):
@@ -37,8 +37,12 @@ class Codebooks(nn.Module):
         self.standardize = Standardizer(dim)
         self.quantizer = ResidualQuantizer(levels, size, dim)
 
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Return float32 [B, D], what is quantised."""
+        return self.standardize(vectors)
+
     def forward(self, vectors: Tensor) -> Quantized:
-        return self.quantizer(self.standardize(vectors))
+        return self.quantizer(self.encode(vectors))
 
     @torch.no_grad()
     def initialise(self, vectors: Tensor, generator: torch.Generator) -> None:
@@ -49,14 +53,6 @@ class Codebooks(nn.Module):
             codebook.copy_(spread_seeds(residual, len(codebook), generator))
             residual = residual_codes(residual, codebook[None])[1]
 
-    @torch.no_grad()
-    def latents(self, vectors: Tensor) -> Tensor:
-        """Return float32 [N, D], what is quantised."""
-        return torch.cat([self.standardize(part) for part in vectors.split(CHUNK)])
-
-    def codes(self, vectors: Tensor, source: str = "") -> SemanticIds:
-        """Return the codes of any number of vectors [N, D]."""
-        return codebooks.assign(self.latents(vectors), self.quantizer.codebooks.detach(), source=source)
 
 
 def rvq_loss(model: Codebooks, batch: VectorBatch) -> Loss:
@@ -105,13 +101,11 @@ class ResidualVQ:
 
     def distances(self, catalog: Catalog, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, K]: squared distance of each item's last residual to every last-level code."""
-        model = self._fitted()
-        return codebooks.last_distances(model.latents(self._vectors(catalog)), codes, model.quantizer.codebooks.detach())
+        return self._fitted().distances(self._vectors(catalog), codes)
 
     def unexplained(self, catalog: Catalog, codes: np.ndarray) -> list[float]:
         """Return the share of variance left after each level."""
-        model = self._fitted()
-        return codebooks.unexplained(model.latents(self._vectors(catalog)), codes, model.quantizer.codebooks.detach())
+        return self._fitted().unexplained(self._vectors(catalog), codes)
 
     @property
     def width(self) -> int:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid.nn.kmeans import residual_kmeans
-from semid.nn.quantize import CHUNK, straight_through
+from semid.nn.quantize import straight_through
 from semid.nn.residual_quantizer import Quantized, ResidualQuantizer
 from semid.tokenizers import codebooks
 from semid.tokenizers.learning import Standardizer, VectorBatch, learn
@@ -47,7 +47,7 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(codebooks.Quantizing):
     """Encoder, residual codebooks, mirrored decoder."""
 
     def __init__(self, dim: int, hidden: tuple[int, ...], latent: int, levels: int, size: int, last_epsilon: float = 0.0):
@@ -75,14 +75,6 @@ class Autoencoder(nn.Module):
         levels, size, _ = self.quantizer.codebooks.shape
         self.quantizer.codebooks.copy_(start(self.latents(vectors), levels, size))
 
-    @torch.no_grad()
-    def latents(self, vectors: Tensor) -> Tensor:
-        """Return float32 [N, Z] of any number of vectors [N, D]."""
-        return torch.cat([self.encode(part) for part in vectors.split(CHUNK)])
-
-    def codes(self, vectors: Tensor, source: str = "") -> SemanticIds:
-        """Return the codes of any number of vectors [N, D]."""
-        return codebooks.assign(self.latents(vectors), self.quantizer.codebooks.detach(), source=source)
 
 
 def kmeans_start(generator: torch.Generator) -> Callable[[Tensor, int, int], Tensor]:
@@ -189,13 +181,11 @@ class RQVAE:
 
     def distances(self, catalog: Catalog, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, K]: squared distance of each item's last residual to every last-level code, in latent space."""
-        model = self._fitted()
-        return codebooks.last_distances(model.latents(self._vectors(catalog)), codes, model.quantizer.codebooks.detach())
+        return self._fitted().distances(self._vectors(catalog), codes)
 
     def unexplained(self, catalog: Catalog, codes: np.ndarray) -> list[float]:
         """Return the share of the latents' variance left after each level."""
-        model = self._fitted()
-        return codebooks.unexplained(model.latents(self._vectors(catalog)), codes, model.quantizer.codebooks.detach())
+        return self._fitted().unexplained(self._vectors(catalog), codes)
 
     @property
     def width(self) -> int:

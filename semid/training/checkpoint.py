@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semid.errors import RunError
+from semid.files import write_atomically
 
 
 @dataclass
@@ -25,26 +25,6 @@ class Checkpoint:
     stopped: bool = False
     history: list[dict] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call `write(temporary path)`, flush to disk, then rename: `path` holds the old or the new content, never a part.
-
-    Raises `RunError` where the disk is full or the folder cannot be written.
-    """
-    from safetensors import SafetensorError
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be written ({error}); free some space, or choose a folder that you may write to; "
-                       "what was saved before is whole, and training goes on with --resume") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: Checkpoint) -> None:
@@ -77,8 +57,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     try:
         model.load_state_dict(part("model/"))
     except RuntimeError as error:
-        raise RunError(f"{path}: the checkpoint belongs to another model or configuration; resume with the same settings, "
-                       f"or train without --resume ({str(error).splitlines()[0]})") from None
+        raise RunError(f"{path}: the checkpoint belongs to another model or configuration; resume with the same settings "
+                       f"and number of threads, or delete it to train from the start ({str(error).splitlines()[0]})") from None
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer/").items():
         index, name = key.split("/")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from semid.training.checkpoint import write_atomically
+from semid.files import write_text
 
 
 class Log:
@@ -33,7 +33,7 @@ class Log:
             return
         kept = [record for record in read_records(self.path) if record["stage"] != stage or record.get("step", 0) <= step]
         text = "".join(f"{json.dumps(record)}\n" for record in kept)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(self.path, text)
 
 
 def read_records(path: Path) -> list[dict]:

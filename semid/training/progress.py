@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-PLACE = {"stage", "step", "steps", "epoch", "seconds", "loss", "parts", "rate", "valid", "note", "health"}
+PLACE = {"stage", "step", "steps", "epoch", "seconds", "loss", "parts", "rate", "valid", "note", "health", "collisions", "unexplained"}
 """Fields with a place of their own; every other number of a record is a health signal."""
 
 SHOWN_BY_BAR = {"step", "steps", "seconds"}
@@ -58,7 +58,7 @@ class Progress:
     def _draw(self, stage: str, record: dict) -> None:
         if self.mode == "quiet":
             return
-        if "note" in record:
+        if "note" in record or ("health" in record and "step" not in record):
             self._say(stage, describe(record))
         elif "valid" in record:
             self._say(stage, f"{describe(record)}{self._judge(stage, record['valid'])}")
@@ -125,12 +125,23 @@ def describe(record: dict) -> str:
         said.append(f"loss {number(record['loss'])}" + (f" ({_numbers(parts)})" if len(parts) > 1 else ""))
     if "rate" in record:
         said.append(f"rate {number(record['rate'])}")
-    said += [f"{name} {fraction(value)}" for name, value in (record.get("valid") or {}).items()]
-    said += [_numbers(record["health"])] if record.get("health") else []
+    said += [f"{name.replace('_', ' ')} {fraction(value)}" for name, value in (record.get("valid") or {}).items()]
+    said += [_health(record["health"])] if record.get("health") else []
+    if "collisions" in record:
+        said.append(f"collision rate before they were mended {number(record['collisions']['rate_before'])}")
+    if "unexplained" in record:
+        said.append(f"unexplained after each level {', '.join(map(fraction, record['unexplained']))}")
     said += [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in record.items() if key not in PLACE]
     if "seconds" in record:
         said.append(duration(record["seconds"]))
     return ", ".join(said)
+
+
+def _health(values: dict) -> str:
+    """Numbers by name; of a code table's levels, how many codes are in use."""
+    levels = [f"{level['used']:,} of {level['size']:,}" for level in values.get("levels", ())]
+    plain = _numbers({key: value for key, value in values.items() if key != "levels"})
+    return f"{plain}, codes used {', '.join(levels)}" if levels else plain
 
 
 def _numbers(values: dict) -> str:

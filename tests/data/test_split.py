@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semid.data.split import shuffle_ties, split
+from semid.data.split import held_back, shuffle_ties, split
 from semid.errors import DataError
 from semid.types import TEST, TRAIN, VALID, Catalog, IdMap, Interactions, Protocol
 
@@ -193,3 +193,25 @@ def test_a_shuffled_order_decides_anew_what_comes_last():
     assert shuffled.test.target.tolist() != given.test.target.tolist()
     assert (shuffled.test.history_end - shuffled.test.history_begin == 4).all()
     assert (shuffled.valid.history_end - shuffled.valid.history_begin == 3).all()
+
+
+def test_a_model_may_be_asked_only_what_it_knows_nothing_of():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 12, size=40)
+    events = make([rng.integers(30, size=n).tolist() for n in lengths], [np.sort(rng.integers(1000, size=n)).tolist() for n in lengths])
+    loo, early, late = cut(events), cut(events, split="time"), cut(events, split="time", valid_from=0.85, test_from=0.95)
+    cold = cut(events, split="cold_users")
+    assert held_back(loo, loo) == held_back(loo, cut(events, max_history=3, min_history=4)) == (0, 0)
+    assert held_back(early, cut(events, split="time", test_from=0.95)) == (0, 0)
+    assert held_back(early, late) == (0, 0)
+    assert held_back(late, early)[0] == len(late.train) - len(early.train) > 0
+    assert held_back(loo, early)[0] == int((loo.train.time > early.train.time.max()).sum()) > 0
+    assert held_back(loo, cold)[0] == int(np.isin(loo.train.user, [*cold.valid.user, *cold.test.user]).sum())
+    assert held_back(early, cut(events, split="time", valid_from=0.8, test_from=0.85))[1] > 0, "answers of the validation"
+
+
+def test_equal_events_count_as_often_as_they_are_there():
+    equal = make([[1, 1, 1, 1], [2, 3, 4]], [[5, 5, 5, 5], [1, 2, 3]])
+    assert held_back(cut(equal), cut(equal, shuffle_ties=1)) == (0, 0)
+    differing = make([[0, 1, 2, 3, 4, 5]], [[5] * 6])
+    assert sum(held_back(cut(differing), cut(differing, shuffle_ties=1))) > 0

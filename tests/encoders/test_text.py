@@ -1,4 +1,7 @@
 import logging
+import os
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -132,3 +135,40 @@ def test_bfloat16_is_a_near_copy_of_float32(tmp_path):
     exact = Text(dtype=torch.float32, cache=tmp_path).encode(items)
     near = Text(dtype=torch.bfloat16, cache=tmp_path).encode(items)
     assert (exact * near).sum(1).min() > 0.999
+
+
+HUB = """
+import sys
+import numpy as np
+import pyarrow as pa
+from semid.encoders.text import Text
+from semid.errors import ConfigError
+from semid.types import Catalog, IdMap
+
+items = Catalog(IdMap(["a", "b"]), pa.table({"row": [0, 1]}), {"title": ["red nail polish", "blue cream"]})
+np.save(sys.argv[3], [Text(name, cache=None, max_tokens=16).encode(items) for name in sys.argv[1:3]])
+try:
+    Text("semid/absent").encode(items)
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_hub_name_is_found_in_the_local_cache_and_an_absent_one_is_named(tiny_model, tmp_path):
+    """A process of its own: transformers reads HF_HOME and HF_HUB_OFFLINE once."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--semid--tiny"
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "SEMID_CACHE": str(tmp_path / "vectors")}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run([sys.executable, "-c", HUB, "semid/tiny", str(tiny_model), str(tmp_path / "found.npy")], env=environment,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    by_name, by_folder = np.load(tmp_path / "found.npy")
+    np.testing.assert_array_equal(by_name, by_folder)
+    assert done.stdout.startswith("text encoder: want a model on the hub or in a folder, got 'semid/absent', which cannot be loaded")
+    assert len(done.stdout.splitlines()) == 1
+    assert len(list((tmp_path / "vectors").glob("*.npy"))) == 2, "a hub name's key holds its commit, a folder's its bytes"

@@ -28,7 +28,8 @@ CASES = [
     (percent(.0996), "10 %"),
     (p_value(.0031), "p = .003"), (p_value(.0001), "p < .001"), (p_value(.999), "p = 1.0"), (p_value(.41), "p = .41"),
     (tick_text(.05, .05), ".05"), (tick_text(1.0, .2), "1.0"), (tick_text(0, .2), "0"), (tick_text(2000, 1000), "2 000"),
-    (tick_text(.00075, .00025), "7.5e−4"), (tick_text(-.5, .25), "−.50"), (shorten("a  long\ntitle", 8), "a long…"),
+    (tick_text(.00075, .00025), "7.5e−4"),
+    (tick_text(.0715, .0005), ".0715"), (tick_text(-.5, .25), "−.50"), (shorten("a  long\ntitle", 8), "a long…"),
 ]
 
 

@@ -14,6 +14,7 @@ from semid.data.batch import case_batches
 from semid.recipe_cards import recipe_names
 from semid.recipes import semid
 from semid.run import find_recipe, load, train
+from semid.training.log import read_records
 from semid.validation import measure
 from tests.toyworld.world import walk
 
@@ -73,3 +74,17 @@ def test_every_variant_changes_settings_that_exist_and_survive_json(name):
         config = override(module.Config(), changes)
         assert config != module.Config(), variant
         assert TypeAdapter(module.Config).validate_python(json.loads(json.dumps(dataclasses.asdict(config)))) == config, variant
+
+
+def test_looks_of_a_model_that_writes_codes_show_its_health(tmp_path):
+    world = walk(users=60)
+    settings = {**dataclasses.asdict(find_recipe("tiger")[0].smoke()), "steps": 4, "look_every": 2, "tokenizer_steps": 20}
+    train("tiger", world, out=tmp_path / "run", settings=settings)
+    records = read_records(tmp_path / "run" / "metrics.jsonl")
+    looks = [record["valid"] for record in records if record["stage"] == "generator" and "valid" in record]
+    assert [list(look) for look in looks] == [["codes_used", "valid_beams", "recall@10", "ndcg@10"]] * 2
+    assert all(0 <= look["valid_beams"] <= 1 and 0 < look["codes_used"] <= 1 for look in looks)
+    codes = [record["valid"] for record in records if record["stage"] == "tokenizer" and "valid" in record]
+    assert all(look["collision_rate"] == pytest.approx(1 - look["distinct"]) for look in codes)
+    made = next(record for record in records if record["stage"] == "tokenizer" and "health" in record)
+    assert made["health"]["levels"][0]["used"] >= 1

@@ -16,21 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from semid.codes import ids_of
-from semid.data.batch import case_batches, history_batch
-from semid.evaluation.beyond_accuracy import category_shares
+from semid.data.batch import history_batch
 from semid.evaluation.compare import Comparison, compare_runs
-from semid.evaluation.evaluate import Evaluation, evaluate
+from semid.evaluation.evaluate import Evaluation
+from semid.files import write_json
 from semid.recommenders import Fusion
-from semid.run import Run, find_recipe, train, write_json
+from semid.run import Run, configure, find_recipe, train
 from semid.training.log import Log
-from semid.types import Catalog, Protocol, Split
-
-CATEGORIES = ("category", "categories", "genre", "genres", "main_category", "brand")
-"""Columns of the catalogue that may name an item's category; the first that is there does."""
-
-MOST_CATEGORIES = 1000
-"""Calibration compares shares over categories; beyond so many they are names, not categories."""
+from semid.types import Protocol, Split
 
 BASELINES = ("popularity", "item_knn", "ease", "sasrec")
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
@@ -38,7 +31,7 @@ METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained system of a comparison. evaluations: {seen: Evaluation} on test; milliseconds: float [R], one a request.
+    """One trained system of a comparison. evaluations: {seen: Evaluation}; milliseconds: float [R], one a request.
 
     parameters: of this system alone, where the run holds a fused one and its generator.
     """
@@ -75,15 +68,16 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
     """
     split = data if isinstance(data, Split) else data.split(protocol or Protocol())
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *recipes]))
+    settings = settings or {}
     for recipe in names:
-        find_recipe(recipe)  # a misspelt name fails before hours of training
+        configure(recipe, settings.get(recipe))  # a misspelt name fails before hours of training
     entries: dict[tuple[str, int], Entry] = {}
     for recipe in names:
         for seed in range(seeds if is_random(recipe) else 1):
             folder = run_folder(out, recipe, seed)
-            run = train(recipe, split, out=folder, seed=seed, settings=(settings or {}).get(recipe), device=device,
+            run = train(recipe, split, out=folder, seed=seed, settings=settings.get(recipe), device=device,
                         resume=folder.exists(), log=log(recipe, seed) if log else None)
-            for entry in measured(run, recipe, seed):
+            for entry in measured(run):
                 entries[entry.name, seed] = entry
                 if results is not None:
                     save_result(Path(results) / "runs", name, entry)
@@ -100,41 +94,15 @@ def run_folder(out: str | Path, recipe: str, seed: int) -> Path:
     return Path(out) / f"{recipe.replace(':', '.')}-{seed}"
 
 
-def category_column(catalog: Catalog) -> str | None:
-    """Return the first column of `CATEGORIES` there is, in any case."""
-    names = {name.lower(): name for name in catalog.table.column_names}
-    return next((names[name] for name in CATEGORIES if name in names), None)
-
-
 def is_random(recipe: str) -> bool:
     """Whether the seed matters."""
     return not getattr(find_recipe(recipe)[0], "IS_DETERMINISTIC", False)
 
 
-def measured(run: Run, name: str, seed: int) -> list[Entry]:
-    """Measure a run on test; a fused system is always shown beside its generator alone. Evaluations are kept in the run folder."""
-    parts = {name: run.recommender}
-    if isinstance(run.recommender, Fusion):
-        alone = name.partition(":")[0] if ":" in name else f"{name}:generator"
-        parts = {alone: run.recommender.first, name: run.recommender}
-    entries = []
-    column = category_column(run.catalog)
-    shares = None if column is None else category_shares(run.catalog, column)
-    if shares is not None and shares.shape[1] > MOST_CATEGORIES:
-        shares = None
-    for part, recommender in parts.items():
-        evaluations = {}
-        for seen in ("keep", "remove"):
-            file = None if run.folder is None else run.folder / f"{part.replace(':', '.')}.{seen}.parquet"
-            if file is not None and file.exists():
-                evaluations[seen] = Evaluation.load(file)
-                continue
-            evaluations[seen] = evaluate(recommender, run.split, run.split.test, case_batches(run.split, run.split.test), seen=seen,
-                                         ids=ids_of(run), categories=shares)
-            if file is not None:
-                evaluations[seen].save(file)
-        entries.append(Entry(part, seed, run, recommender.num_parameters, evaluations, time_requests(recommender, run.split)))
-    return entries
+def measured(run: Run, part: str = "test") -> list[Entry]:
+    """Measure a run; a fused system is always shown beside its generator alone, the run's own system is the last."""
+    return [Entry(name, run.about["seed"], run, recommender.num_parameters, run.evaluate(part, system=name),
+                  time_requests(recommender, run.split)) for name, recommender in run.systems.items()]
 
 
 def time_requests(recommender: Any, split: Split, *, requests: int = 100, k: int = 50) -> np.ndarray:
