@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-EXTRA = frozenset({"query", "profile", "reward", "domain", "seen"})
+EXTRA = frozenset({"query", "profile", "reward", "domain", "seen", "state"})
 """The closed list of names that `Batch.extra` may hold. seen: int64 [B, H] (-1 pad), all items of the user's past, where the
-history that the model reads was cut to the latest."""
+history that the model reads was cut to the latest. state: float32 [B, D], what a causal generator's `read` returned for these
+histories, so that it need not read them again."""
 
 TRAIN, VALID, TEST = 0, 1, 2
 """Values of `Interactions.split`."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from semid.errors import ConfigError
 from semid.nn.dropout import Dropout
 from semid.nn.segment import segment_dot, segments
-from semid.nn.transformer import CausalTransformer, last_state
+from semid.nn.transformer import CausalTransformer, Kept, last_state
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
@@ -158,8 +158,26 @@ class TwoLevel(nn.Module):
             prefix = prefix + self.prefix(codes[:, level] + self.offset[level])
         return torch.stack(out, dim=1)
 
+    def read(self, batch: Batch, kept: Kept | None = None) -> tuple[Tensor, Kept]:
+        """Return (the state after each history, float32 [B, D], for `batch.extra["state"]`; its keys and values).
+
+        kept: of the first items of these same histories, fewer than all; only what follows is read. The state equals that of
+        `start` without it, to rounding. A history longer than the model's longest has to be cut from the left: read it anew.
+        """
+        kept = self.temporal.nothing(len(batch)) if kept is None else kept
+        new = (batch.length - kept.length).clamp_min(1)  # an empty history has a state too
+        position = kept.length[:, None] + torch.arange(int(new.max()), device=new.device)  # [B, M]
+        position = position.clamp_max(batch.item.shape[1] - 1)
+        item = batch.item.gather(1, position)
+        x = self.input(item, self.tree.codes[item.clamp_min(0)].long() + self.offset)
+        if self.gap is not None:
+            x = x + self.gap(gap_bucket(batch.time).gather(1, position))
+        states, kept = self.temporal.extend(x, kept)
+        return last_state(states, new).float(), replace(kept, length=batch.length)
+
     def start(self, batch: Batch) -> DepthState:
-        user = last_state(self.states(batch), batch.length).float()
+        read = batch.extra.get("state")
+        user = last_state(self.states(batch), batch.length).float() if read is None else read
         return DepthState(user, torch.zeros_like(user), torch.zeros(len(user), dtype=torch.int64, device=user.device), 0)
 
     def step(self, state: DepthState, codes: Tensor | None) -> tuple[Tensor, DepthState]:

@@ -1,15 +1,34 @@
 """A causal pre-norm transformer over positions, the temporal model of SASRec and of the two-level generator.
 
-Axes: B rows, S positions, D width, H heads.
+Axes: B rows, S positions, D width, H heads, W width of a head, T positions kept, M new positions.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Keys and values of items read before. key_value float32 [layers, B, 2, H, T, W]; length int64 [B]: how many of the T
+    positions a row has filled, from the left."""
+
+    key_value: Tensor
+    length: Tensor
+
+    def join(self, own: Tensor) -> Kept:
+        """Return T + M positions: those kept, then `own` [layers, B, 2, H, M, W] from each row's length on; length is unchanged."""
+        room = F.pad(self.key_value, (0, 0, 0, own.shape[4]))
+        position = self.length[:, None] + torch.arange(own.shape[4], device=own.device)  # [B, M]
+        index = position[None, :, None, None, :, None].expand_as(own)
+        return replace(self, key_value=room.scatter(4, index, own))
 
 
 class CausalAttention(nn.Module):
@@ -37,6 +56,18 @@ class CausalAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.dropout(self.out(mixed.transpose(1, 2).reshape(b, s, d)))
 
+    def extend(self, x: Tensor, kept: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """New positions x [B, M, D] after kept keys and values [B, 2, H, T, W] -> (out [B, M, D], those of x [B, 2, H, M, W]).
+
+        visible: bool [B, 1, M, T + M], which position sees which.
+        """
+        b, m, d = x.shape
+        q, k, v = self.qkv(x).view(b, m, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # [B, H, M, W]
+        own = torch.stack([k, v], dim=1)
+        key, value = torch.cat([kept, own], dim=3).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, key, value, attn_mask=visible)
+        return self.out(mixed.transpose(1, 2).reshape(b, m, d)), own
+
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
@@ -51,6 +82,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
         return x + self.feedforward(self.norm2(x))
+
+    def extend(self, x: Tensor, kept: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """As `CausalAttention.extend`."""
+        mixed, own = self.attention.extend(self.norm1(x), kept, visible)
+        x = x + mixed
+        return x + self.feedforward(self.norm2(x)), own
 
 
 class CausalTransformer(nn.Module):
@@ -73,6 +110,30 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def extend(self, x: Tensor, kept: Kept) -> tuple[Tensor, Kept]:
+        """Read M more items of each history, x [B, M, D], after those in `kept`; the states [B, M, D] equal `forward`'s.
+
+        Rows may hold fewer kept items and fewer new ones than the widest: what stands beyond is read by nobody. O(M (T + M)).
+        For evaluation: no dropout.
+        """
+        new = torch.arange(x.shape[1], device=x.device)
+        position = kept.length[:, None] + new  # [B, M]
+        x = x + self.position(position.clamp_max(self.position.num_embeddings - 1))
+        past = torch.arange(kept.key_value.shape[4], device=x.device) < kept.length[:, None]  # [B, T]
+        visible = torch.cat([past[:, None, :].expand(-1, len(new), -1), (new <= new[:, None]).expand(len(x), -1, -1)], dim=2)[:, None]
+        own = []
+        for block, before in zip(cast("list[Block]", self.blocks), kept.key_value):
+            x, key_value = block.extend(x, before, visible)
+            own.append(key_value)
+        return self.norm(x), kept.join(torch.stack(own))
+
+    def nothing(self, rows: int) -> Kept:
+        """What is kept of histories that nobody has read: no position."""
+        block = cast("Block", self.blocks[0])
+        width, heads = self.position.embedding_dim, block.attention.heads
+        empty = self.position.weight.new_empty(len(self.blocks), rows, 2, heads, 0, width // heads)
+        return Kept(empty, torch.zeros(rows, dtype=torch.int64, device=empty.device))
 
 
 def last_state(states: Tensor, length: Tensor) -> Tensor:

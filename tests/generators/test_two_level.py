@@ -100,3 +100,23 @@ def test_gaps_double():
     day = 86_400
     time = torch.tensor([[0, 5, day + 5, 3 * day + 5, 7 * day + 6, 10_000 * day]])
     assert gap_bucket(time).tolist() == [[0, 0, 1, 2, 3, GAPS - 1]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("split", [(0, 0, 0, 0), (1, 4, 0, 3), (2, 1, 5, 7)])
+def test_a_history_read_in_two_parts_has_the_state_of_one_reading(model, split):
+    lengths = (3, 5, 6, 8)
+    rng = np.random.default_rng(1)
+    items = [rng.integers(N, size=n) for n in lengths]
+    times = [np.cumsum(rng.integers(0, 9 * 86_400, size=n)) for n in lengths]
+    whole = history_batch(items, times, max_history=20)
+    first = history_batch([i[:n] for i, n in zip(items, split)], [t[:n] for t, n in zip(times, split)], max_history=20)
+    _, kept = model.read(first)
+    state, kept = model.read(whole, kept)
+    once, kept_once = model.read(whole)
+    expected = model.start(whole).user
+    assert torch.allclose(state, expected, atol=2e-6) and torch.allclose(once, expected, atol=2e-6)
+    for row, n in enumerate(lengths):
+        assert torch.allclose(kept.key_value[:, row, :, :, :n], kept_once.key_value[:, row, :, :, :n], atol=2e-6)
+    whole.extra["state"] = state
+    assert model.start(whole).user is state
