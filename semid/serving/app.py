@@ -8,7 +8,7 @@
 | 409    | the key of an event names another event                                                 |
 | 422    | the request cannot be answered as it is; the sentence says what to change               |
 | 429    | too many requests: send it again after Retry-After seconds                              |
-| 503    | the store cannot be read or written; 504: no answer in time                             |
+| 503    | the store or the run folder cannot be read or written; 504: no answer in time           |
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from semid.errors import SemidError, UnknownId, did_you_mean
+from semid.errors import RunError, SemidError, UnknownId, did_you_mean
 from semid.serving import messages
 from semid.serving.documentation import openapi, page
 from semid.serving.gate import Gate
@@ -37,7 +37,7 @@ from semid.serving.service import SHOWN, Service
 By = Literal["content", "codes", "together"]
 
 MISTAKES = {400: "unreadable", 401: "no key", 403: "another host", 408: "too slow", 413: "too large", 422: "cannot be answered as it is",
-            429: "too many requests", 503: "the store fails", 504: "no answer in time"}
+            429: "too many requests", 503: "the store or the run folder fails", 504: "no answer in time"}
 RESPONSES: dict[int | str, dict] = {status: {"model": Error, "description": text} for status, text in MISTAKES.items()}
 NOT_FOUND: dict[int | str, dict] = {404: {"model": Error, "description": "no such item"}}
 CONFLICT: dict[int | str, dict] = {409: {"model": Error, "description": "the key names another event"}}
@@ -52,7 +52,7 @@ def create_app(service: Service, guard: Guard) -> FastAPI:
 
     app = FastAPI(title="semid", version=version("semid"), lifespan=lifespan, docs_url=None, redoc_url=None, responses=RESPONSES,
                   description="Recommendations from a trained run. Every answer carries a trace id.")
-    app.add_middleware(Gate, limits=service.limits, guard=guard, metrics=service.metrics)
+    app.add_middleware(Gate, limits=service.limits, guard=guard, metrics=service.metrics, room=service.room)
     for add_routes in (questions, changes, operations):
         add_routes(app, service)
     app.add_exception_handler(SemidError, _mistake)
@@ -103,7 +103,7 @@ def changes(app: FastAPI, service: Service) -> None:
     async def reload(request: Request) -> messages.Changed:
         await service.reload()
         snapshot = service.engine.snapshot
-        return messages.Changed(trace_id=request.state.trace, kind="reload", count=0, items=len(snapshot.catalog.items),
+        return messages.Changed(trace_id=request.state.trace, kind="reload", count=0, items=snapshot.num_alive,
                                 version=snapshot.version)
 
 
@@ -117,7 +117,7 @@ def operations(app: FastAPI, service: Service) -> None:
     async def ready() -> JSONResponse:
         snapshot = service.engine.snapshot
         state = messages.State(status="draining" if service.is_draining else "ready", version=snapshot.version,
-                               items=len(snapshot.catalog.items))
+                               items=snapshot.num_alive)
         return JSONResponse(state.model_dump(), 503 if service.is_draining else 200)
 
     @app.get("/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse)
@@ -138,11 +138,11 @@ def error(request: Request, status: int, message: str) -> JSONResponse:
 
 
 async def _mistake(request: Request, mistake: Exception) -> JSONResponse:
-    by_kind = {KeyConflict: 409, StoreBusy: 429, StoreError: 503}
+    by_kind = {KeyConflict: 409, StoreBusy: 429, StoreError: 503, RunError: 503}
     status = by_kind.get(type(mistake), 422)
     if isinstance(mistake, UnknownId) and request.method == "GET":
         status = 404
-    return error(request, status, str(mistake))
+    return error(request, status, str(mistake).removeprefix("--"))  # the library names `where` as the command line does
 
 
 async def _half_a_character(request: Request, mistake: Exception) -> JSONResponse:

@@ -39,7 +39,8 @@ def openapi(app: FastAPI, service: Service) -> dict[str, Any]:
 
 def examples(service: Service) -> tuple[dict[tuple[str, str], Any], dict[str, Any]]:
     """Return {(method, path): body} and {parameter: value} of items that are in the catalogue now."""
-    ids = [str(id_) for id_ in service.engine.snapshot.catalog.items.ids[:2]]
+    snapshot = service.engine.snapshot
+    ids = [str(id_) for id_ in snapshot.catalog.items.ids[snapshot.alive][:2]]
     item = ids[0]
     bodies = {
         ("post", "/recommend"): {"history": ids, "k": 5},

@@ -1,8 +1,8 @@
 """What every request passes before any route sees it, and every answer on its way out.
 
 In this order: a trace id; the key (all but /health); the rate of the address; how many requests are under way; size and time of
-the body. A request refused here costs a fraction of one that is answered, which is what keeps a flooded server quick for those
-it lets in. On the way out: the wall time, the trace id as a header, one line in the log, the metrics.
+the body. A request refused here costs a fraction of one that is answered; while the room is full `connection` turns requests away
+even before. On the way out: the wall time, the trace id as a header, one line in the log, the metrics.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from semid.serving.limits import Limits, Rate
+from semid.serving.limits import Limits, Rate, Room
 from semid.serving.logs import FIELDS
 from semid.serving.metrics import Metrics
 from semid.serving.security import Guard
@@ -32,6 +32,10 @@ WATCHING = frozenset({"/health", "/ready", "/metrics"})
 ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer")]
 
 
+def busy(room: Room) -> str:
+    return f"the server is busy: {room.most:,} requests are under way; send this again in a second"
+
+
 class Refusal(Exception):
     """An answer without work. reason: a word for the metrics."""
 
@@ -43,10 +47,9 @@ class Refusal(Exception):
 class Gate:
     """An ASGI application around another. `state.trace` of a request is its trace id; errors are {"error", "trace_id"}."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, guard: Guard, metrics: Metrics):
-        self.app, self.limits, self.guard, self.metrics = app, limits, guard, metrics
+    def __init__(self, app: ASGIApp, *, limits: Limits, guard: Guard, metrics: Metrics, room: Room):
+        self.app, self.limits, self.guard, self.metrics, self.room = app, limits, guard, metrics, room
         self._rate = Rate(limits.max_rate)
-        self._under_way = 0
         self._refused, self._told = 0, 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,9 +91,8 @@ class Gate:
         self._check_room()
 
     def _check_room(self) -> None:
-        if self._under_way >= self.limits.max_waiting:
-            raise Refusal(429, f"the server is busy: {self.limits.max_waiting:,} requests are under way; send this again in a second",
-                          "busy", {"Retry-After": "1"})
+        if self.room.is_full:
+            raise Refusal(429, busy(self.room), "busy", {"Retry-After": "1"})
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Read the whole body, so that a slow client takes no room among the requests under way."""
@@ -121,8 +123,8 @@ class Gate:
         watching = scope["path"] in WATCHING
         if not watching:
             self._check_room()
-            self._under_way += 1
-            self.metrics.under_way.set(self._under_way)
+            self.room.taken += 1
+            self.metrics.under_way.set(self.room.taken)
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
@@ -139,8 +141,8 @@ class Gate:
             raise Refusal(504, f"no answer within {seconds:g} seconds; {what}, or send this again later", "time") from None
         finally:
             if not watching:
-                self._under_way -= 1
-                self.metrics.under_way.set(self._under_way)
+                self.room.taken -= 1
+                self.metrics.under_way.set(self.room.taken)
 
     def _tell(self, scope: Scope, answer: Outgoing, seconds: float) -> None:
         """Count the request, and log it in one line. Refusals by the thousand share a line a second."""

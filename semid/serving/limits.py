@@ -68,12 +68,23 @@ class Limits:
             raise OverLimit(f"{name}: want 1 to {most:,}, got {value}")
 
 
+class Room:
+    """How many requests are under way, of one event loop."""
+
+    def __init__(self, most: int):
+        self.most, self.taken = most, 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.taken >= self.most
+
+
 REMEMBERED = 10_000
 """Addresses whose rate is known; the one unheard for the longest is forgotten first."""
 
 
 class Rate:
-    """Tokens by address: each request takes one, `per_second` come back, at most two seconds' worth are kept."""
+    """Tokens by address: each request takes one, `per_second` come back, at most two seconds' worth (and one) are kept."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic):
         self._per_second, self._clock = per_second, clock
@@ -83,7 +94,7 @@ class Rate:
         """Take a token if there is one."""
         if not self._per_second:
             return True
-        now, most = self._clock(), 2 * self._per_second
+        now, most = self._clock(), max(1.0, 2 * self._per_second)
         tokens, then = self._tokens.pop(address, (most, now))
         tokens = min(most, tokens + (now - then) * self._per_second)
         allowed = tokens >= 1

@@ -124,7 +124,7 @@ class Why(BaseModel):
     title: str
     score: float
     scale: str
-    rank: int = Field(description="among all items, 1 = best")
+    rank: int | None = Field(description="in the list for this history, 1 = best; nothing where it is far down")
     path: list[Step]
     history: list[Mattered] = Field(description="strongest effect first")
     content: list[Near] = Field(description="items nearest by content")

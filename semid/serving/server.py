@@ -22,6 +22,7 @@ from semid.errors import ConfigError
 from semid.serving import logs
 from semid.serving.app import create_app
 from semid.serving.connection import impatient
+from semid.serving.contract import Request
 from semid.serving.histories import open_store
 from semid.serving.limits import Limits
 from semid.serving.metrics import Metrics
@@ -45,14 +46,23 @@ def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None
     """
     check_bind(host, key)
     listener = bind(host, port)
+    warm(engine)
     service = Service(engine, open_store(store), limits=limits, metrics=Metrics(), folder=folder)
-    config = uvicorn.Config(create_app(service, Guard(key)), http=impatient(limits), ws="none", lifespan="on", log_config=logs.settings(),
-                            access_log=False, server_header=False, proxy_headers=False,
+    config = uvicorn.Config(create_app(service, Guard(key)), http=impatient(limits, service.room, service.metrics), ws="none",
+                            lifespan="on", log_config=logs.settings(), access_log=False, server_header=False, proxy_headers=False,
                             timeout_graceful_shutdown=FLUSH_SECONDS)
     address = listener.getsockname()
     name = f"[{address[0]}]" if ":" in address[0] else address[0]
     started(f"http://{'127.0.0.1' if is_loopback(host) and name == '127.0.0.1' else name}:{address[1]}")
     Server(config, service, drain).run(sockets=[listener])
+
+
+def warm(engine: Engine) -> None:
+    """Ask once, so that nobody waits for what is compiled or loaded with the first question."""
+    snapshot = engine.snapshot
+    for answer in engine.recommend([Request(history=tuple(snapshot.catalog.items.ids[snapshot.alive][:1]))]):
+        if answer.error is not None:
+            raise answer.error
 
 
 def bind(host: str, port: int) -> socket.socket:

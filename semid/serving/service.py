@@ -21,7 +21,7 @@ from semid.serving import contract, messages
 from semid.serving.batcher import Batcher
 from semid.serving.feedback import TOP_K, Impression
 from semid.serving.histories import Event, Store
-from semid.serving.limits import Limits
+from semid.serving.limits import Limits, Room
 from semid.serving.logs import FIELDS
 from semid.serving.metrics import Metrics
 
@@ -50,6 +50,7 @@ class Service:
     def __init__(self, engine: Engine, store: Store, *, limits: Limits, metrics: Metrics, folder: Path):
         self.engine, self.store, self.limits, self.metrics = engine, store, limits, metrics
         self.is_draining = False
+        self.room = Room(limits.max_waiting)
         self._folder = folder
         self._batcher = Batcher(engine.recommend, largest=limits.max_batch, observe=metrics.batches.observe)
         self._asides = ThreadPoolExecutor(1, thread_name_prefix="aside")
@@ -70,6 +71,9 @@ class Service:
         """Answer, and log what was shown. Raises `SemidError`."""
         self._check(ask)
         past = await self._past(ask)
+        if ask.where is not None:  # a condition that is slow or wrong stays out of the batch, whose others would wait for it
+            snapshot = self.engine.snapshot
+            await self._aside(lambda: snapshot.admitted(ask.where, ask.include_only))
         request = contract.Request(
             history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip", k=ask.k, where=ask.where,
             exclude=tuple(ask.exclude), include_only=None if ask.include_only is None else tuple(ask.include_only), seen=ask.seen,
@@ -92,6 +96,7 @@ class Service:
 
     async def explain(self, ask: messages.Ask, item: str) -> messages.Why:
         self._check(ask)
+        self._check_items("item", [item])
         past = await self._past(ask)
         request = contract.Request(history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip")
         return await self._why(request, item)
@@ -101,6 +106,7 @@ class Service:
 
     async def similar(self, item: str, k: int, by: str) -> list[messages.Near]:
         self.limits.check_number("k", k, self.limits.max_k)
+        self._check_items("item", [item])
         return near(await self._aside(lambda: self.engine.similar(item, k, by)))
 
     def _check(self, ask: messages.Ask) -> None:
@@ -117,13 +123,19 @@ class Service:
         limits.check_size("include_only", ask.include_only, limits.max_ids)
         limits.check_size("rules.caps", ask.rules.caps, 20)
 
+    def _check_items(self, name: str, ids: Sequence[str]) -> None:
+        """Raise `UnknownId`, without looking for the nearest id: among a million that takes longer than answering."""
+        items = self.engine.snapshot.catalog.items
+        if unknown := [id_ for id_ in ids if id_ not in items]:
+            raise UnknownId(f"{name}: unknown item {unknown[0]!r}{f' and {len(unknown) - 1:,} more' if unknown[1:] else ''}; the "
+                            f"catalogue holds {len(items):,} items, such as {items.ids[0]!r}; new ones come with POST /items")
+
     async def _past(self, ask: messages.Ask) -> Past:
         if ask.user is None:
+            self._check_items("history", ask.history or ())
             return Past(tuple(ask.history or ()), None if ask.times is None else tuple(ask.times))
-        try:
-            trained, is_known = self.engine.history(ask.user), True
-        except UnknownId:
-            trained, is_known = contract.History((), ()), False
+        is_known = ask.user in self.engine.snapshot.run.split.source.users
+        trained = self.engine.history(ask.user) if is_known else contract.History((), ())
         stored = await self.store.history(ask.user, self.limits.max_history)
         return joined(trained, stored, self.limits.max_history, is_known or bool(stored))
 
@@ -156,7 +168,7 @@ class Service:
     async def reload(self) -> None:
         """Read the run folder again, as it is now, and answer from it. What is under way ends with what it began with."""
         def read_again() -> None:
-            self.engine.reload()
+            self.engine.swap(self._folder)
             self._model = model_name(self._folder)
 
         await self._change("reload", read_again)
@@ -190,7 +202,7 @@ class Service:
 
     def _show_version(self) -> None:
         snapshot = self.engine.snapshot
-        self.metrics.items.set(len(snapshot.catalog.items))
+        self.metrics.items.set(snapshot.num_alive)
         self.metrics.version.set(snapshot.version)
 
     async def _aside(self, call: Callable[[], T]) -> T:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,28 @@ import pytest
 from semid.serving.feedback import Impression
 from semid.serving.histories import Event, KeyConflict, Store, StoreBusy, StoreError, open_store
 from semid.serving.sqlite_store import GroupCommit, SqliteStore, connect
+from tests.serving.processes import free_port, wait_for
 
 EVENT = Event("order-1", "ann", "i1", 1_700_000_000, "buy", 9.5, "t1")
 IMPRESSION = Impression("t1", "ann", 1_700_000_000, "m", "top_k", ("i2", "i1"), (-0.5, -1.25), (1.0, 1.0))
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server that flushes every write, on a free port of this machine."""
+    pytest.importorskip("redis", reason="the package redis is not installed")
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+    folder: Path = tmp_path_factory.mktemp("redis")
+    port = free_port()
+    server = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes",
+                               "--appendfsync", "always", "--save", ""], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(port, 20, server)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(20)
+
 
 Ask = Callable[[Callable[[Store], Awaitable]], object]
 

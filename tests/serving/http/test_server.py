@@ -21,9 +21,9 @@ import pytest
 
 from semid.errors import ConfigError
 from semid.serving.server import bind
-from tests.serving.conftest import wait_for
+from tests.serving.processes import wait_for
 
-HOME = Path(__file__).parents[2]
+HOME = Path(__file__).parents[3]
 
 
 class Process:
@@ -33,7 +33,7 @@ class Process:
         (folder / "manifest.json").write_text("{}")
         self.stderr = open(folder / "log", "a+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.serving.serve_fake", str(folder), str(drain), str(seconds)], cwd=HOME,
+            [sys.executable, "-m", "tests.serving.http.serve_fake", str(folder), str(drain), str(seconds)], cwd=HOME,
             env={**os.environ, "PYTHONPATH": str(HOME)}, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
-from semid.errors import DataError, UnknownId
+import numpy as np
+
+from semid.errors import DataError
 from semid.serving.contract import Answer, Change, Explanation, History, Neighbour, Request
 from semid.types import IdMap
 
@@ -20,14 +24,23 @@ class FakeCatalog:
 class FakeSnapshot:
     catalog: FakeCatalog
     version: int
+    run = SimpleNamespace(split=SimpleNamespace(source=SimpleNamespace(users=IdMap(["ann"]))))
+
+    @property
+    def num_alive(self) -> int:
+        return len(self.catalog.items)
+
+    @property
+    def alive(self) -> np.ndarray:
+        return np.ones(self.num_alive, bool)
 
 
 class FakeEngine:
     """Recommends the items after the last of the history. A history with "poison" breaks its whole batch, "bad" is refused by
-    itself, "slow" waits for `gate`."""
+    itself, "slow" waits for `gate`. All three are in the catalogue."""
 
     def __init__(self, items: int = 50, seconds: float = 0.0):
-        self.snapshot = FakeSnapshot(FakeCatalog(IdMap([f"i{n}" for n in range(items)])), 1)
+        self.snapshot = FakeSnapshot(FakeCatalog(IdMap([*(f"i{n}" for n in range(items - 3)), "poison", "bad", "slow"])), 1)
         self.seconds, self.gate, self.sizes = seconds, threading.Event(), []
 
     def recommend(self, requests: list[Request]) -> list[Answer]:
@@ -48,8 +61,6 @@ class FakeEngine:
         return Answer(shown, shown, tuple(-float(n) for n in range(len(shown))), "log probability", len(ids), version=self.snapshot.version)
 
     def history(self, user: str) -> History:
-        if user != "ann":
-            raise UnknownId(f"unknown user {user!r}")
         return History(("i1", "i2"), (100, 200))
 
     def item(self, item_id: str) -> dict:
@@ -66,5 +77,5 @@ class FakeEngine:
         self.snapshot = FakeSnapshot(FakeCatalog(IdMap(ids)), self.snapshot.version + 1)
         return Change("add", table.num_rows, len(ids), self.snapshot.version)
 
-    def reload(self) -> None:
+    def swap(self, run_folder: Path) -> None:
         self.snapshot = FakeSnapshot(self.snapshot.catalog, self.snapshot.version + 1)
