@@ -6,9 +6,9 @@ Axes: B rows, N items, k list length, C candidates of a row.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.protocols import Scorer
+from semid.scorers.item_knn import ItemKNN
 from semid.training.checkpoint import write_atomically
-from semid.tree import CodeTree
+from semid.tree import CodeTree, Constraint
 from semid.types import Batch, Recommendations, SemanticIds
 
 
@@ -74,6 +75,10 @@ class ItemRecommender:
         value, item = top_items(scores, k)
         return listed(histories, item, value, self.scale)
 
+    def score_items(self, histories: Batch, items: Tensor) -> Tensor:
+        """Return float32 [B, C]: the scores of items int64 [B, C] (-1 pads give -inf)."""
+        return self.score(histories).gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
+
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
@@ -103,20 +108,34 @@ class CodeRecommender:
         """Trained weights; buffers such as content vectors are not counted."""
         return sum(parameter.numel() for parameter in self.generator.parameters())
 
+    def with_items(self, codes: np.ndarray, content: np.ndarray) -> CodeRecommender:
+        """Return the recommender of more items: their codes, integer [new, L], and content vectors, float32 [new, F].
+
+        Old items keep codes and vectors; this recommender stays as it is.
+        """
+        ids = replace(self.ids, codes=np.concatenate([self.ids.codes, codes.astype(self.ids.codes.dtype)]))
+        tree = self.tree.insert(ids)
+        return replace(self, ids=ids, tree=tree, generator=self.generator.with_items(ids, tree, torch.from_numpy(content)))
+
     @torch.no_grad()
-    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
-        batch = self._read(histories)
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
+                  constraint: Constraint | None = None) -> Recommendations:
+        """constraint: `tree.allow(allowed)`, where it is there already."""
+        batch = self.read(histories)
+        if constraint is None and allowed is not None:
+            constraint = self.tree.allow(allowed)
         beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
-                            constraint=None if allowed is None else self.tree.allow(allowed),
+                            constraint=constraint,
                             seen=batch.seen if seen == "remove" else None)
         return listed(histories, beams.item, beams.logp, "log probability")
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
-        return score_items(self.generator, self._read(histories), self.tree, items, normalise=self.normalise)
+        return score_items(self.generator, self.read(histories), self.tree, items, normalise=self.normalise)
 
-    def _read(self, histories: Batch) -> Batch:
+    def read(self, histories: Batch) -> Batch:
+        """Return the histories as the generator takes them: on its device, the latest items."""
         batch = histories.to(self.device)
         return batch if self.max_history is None else latest(batch, self.max_history)
 
@@ -141,12 +160,13 @@ class Fusion:
     weight: float
 
     @torch.no_grad()
-    def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int,
+                   constraint: Constraint | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return (item int64 [B, C], log p_generator, log p_scorer float32 [B, C]); -1 / -inf where an item is listed twice."""
         hidden = histories.seen if seen == "remove" else None
-        generated = self.first.recommend(histories, k=depth, allowed=allowed, seen=seen)
+        generated = self.first.recommend(histories, k=depth, allowed=allowed, seen=seen, constraint=constraint)
         scores = self.second.score(histories)
-        share = (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
+        share = _log_share(scores)
         _, known = top_items(mask_items(scores, allowed, hidden), depth)
         item = torch.cat([torch.from_numpy(generated.item.astype(np.int64)), known], dim=1)
         item, _ = item.sort(dim=1, descending=True)
@@ -154,8 +174,22 @@ class Fusion:
         first = self.first.score_items(histories, item)
         return item, first, share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
 
-    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
-        item, first, second = self.candidates(histories, allowed=allowed, seen=seen, depth=max(k, self.first.beams))
+    @torch.no_grad()
+    def score_items(self, histories: Batch, items: Tensor) -> Tensor:
+        """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
+        share = _log_share(self.second.score(histories)).gather(1, items.clamp_min(0))
+        return pool(self.first.score_items(histories, items), share, self.weight).masked_fill(items < 0, -torch.inf)
+
+    def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
+        """As `CodeRecommender.with_items`; the scorer, which must be an item-kNN, knows nothing of the new items."""
+        scorer = cast("ItemKNN", self.second.scorer).with_items(len(codes))
+        return replace(self, first=self.first.with_items(codes, content), second=replace(self.second, scorer=scorer))
+
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
+                  constraint: Constraint | None = None) -> Recommendations:
+        """constraint: of the generator's tree, where it is there already."""
+        item, first, second = self.candidates(histories, allowed=allowed, seen=seen, depth=max(k, self.first.beams),
+                                              constraint=constraint)
         pooled = pool(first, second, self.weight).masked_fill(item < 0, -torch.inf)
         by_item = item.argsort(dim=1)  # ties to the lower item row
         item, pooled = item.gather(1, by_item), pooled.gather(1, by_item)
@@ -176,6 +210,11 @@ class Fusion:
     @classmethod
     def load(cls, folder: Path, first: CodeRecommender, second: ItemRecommender) -> Fusion:
         return cls(first, second, json.loads((folder / "fusion.json").read_text(encoding="utf-8"))["weight"])
+
+
+def _log_share(scores: Tensor) -> Tensor:
+    """The logarithm of each row's scores [B, N] over their sum, and a little."""
+    return (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
 
 
 def pool(first: Tensor, second: Tensor, weight: float) -> Tensor:

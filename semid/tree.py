@@ -67,9 +67,15 @@ class CodeTree:
             raise DataError("code tree: want at least one item, got none; build it from the catalogue's codes")
         if ids.order != "sequence":
             raise DataError(f"code tree: want codes of order 'sequence', got {ids.order!r}; sets have no paths")
+        narrow = _narrowest(ids.codes)
+        order = np.lexsort([np.ascontiguousarray(ids.codes[:, level], dtype=narrow) for level in reversed(range(ids.levels))])
+        return cls._of_order(order, ids)
+
+    @classmethod
+    def _of_order(cls, order: np.ndarray, ids: SemanticIds) -> CodeTree:
+        """Find the nodes of items that are sorted already. O(N L)."""
         n, levels = ids.codes.shape
         narrow = _narrowest(ids.codes)
-        order = np.lexsort([np.ascontiguousarray(ids.codes[:, level], dtype=narrow) for level in reversed(range(levels))])
         starts = np.zeros(n, dtype=bool)  # where a node of the current level begins
         starts[0] = True
         code, first, begin = [], [], [np.array([0, n], dtype=np.int32)]
@@ -86,6 +92,43 @@ class CodeTree:
         tensors = lambda arrays: tuple(torch.from_numpy(array) for array in arrays)
         return cls(order=torch.from_numpy(order.astype(np.int32)), code=tensors(code), first=tensors(first),
                    begin=tensors(begin[1:]), codes=torch.from_numpy(ids.codes), sizes=ids.sizes)
+
+    def insert(self, ids: SemanticIds) -> CodeTree:
+        """Return the tree of more items, equal to `build(ids)`. ids: this tree's items, as they are, then the new ones.
+
+        The new items are sorted alone and merged in: one search each, then O(N L) without a sort. This tree stays as it is.
+        """
+        known = len(self)
+        assert ids.sizes == self.sizes, "new items have the levels of the old ones"
+        new = ids.codes[known:]
+        rows = known + np.lexsort([new[:, level] for level in reversed(range(self.levels))])
+        place = self._place_of(torch.from_numpy(ids.codes[rows]).to(self.device)).cpu().numpy()
+        order = np.insert(self.order.cpu().numpy(), place, rows)
+        return self._of_order(order, ids).to(self.device)
+
+    def _place_of(self, codes: Tensor) -> Tensor:
+        """Return int64 [M] in [0, N]: the sorted positions before which items of new codes [M, L] belong, behind their equals."""
+        node = torch.zeros(len(codes), dtype=torch.int64, device=self.device)
+        place = torch.full_like(node, -1)  # unknown until a code differs
+        for level in range(self.levels):
+            lo, hi = self.children(level, node)
+            is_last = level == self.levels - 1
+            found = _lower_bound(self.code[level], lo, hi, codes[:, level].long() + is_last)
+            node = found.clamp_max(self.num_nodes(level) - 1)
+            differs = (found == hi) | (self.code[level][node] != codes[:, level])
+            begin = found if is_last else self.begin[level][found].long()
+            place = torch.where((place < 0) & (differs | is_last), begin, place)
+        return place
+
+    def renumbered(self, level: int, other: CodeTree) -> Tensor:
+        """Return int64 [n(level)]: the number in `other`, a tree of these items and more, of each of this tree's nodes."""
+        first, _ = self.interval(level, torch.arange(self.num_nodes(level), device=self.device))
+        position = torch.empty(len(other), dtype=torch.int64, device=self.device)
+        position[other.order.long()] = torch.arange(len(other), device=self.device)
+        position = position[self.order[first].long()]
+        if level == self.levels - 1:
+            return position
+        return torch.searchsorted(other.begin[level], position.int(), right=True) - 1
 
     def __len__(self) -> int:
         return len(self.order)

@@ -66,3 +66,30 @@ def test_a_million_items_take_less_than_12_bytes_each():
     rng = np.random.default_rng(0)
     tree = CodeTree.build(SemanticIds(rng.integers(0, 256, (1_000_000, 4)).astype(np.int16), (256,) * 4))
     assert tree.nbytes < 12 * len(tree)
+
+
+def random_ids(rows: int, sizes: tuple[int, ...], seed: int, *, is_padded: bool = False) -> SemanticIds:
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, size, rows) for size in sizes], axis=1).astype(np.int16)
+    if is_padded:
+        codes[rng.random(rows) < 0.3, -1] = -1
+    return SemanticIds(codes, sizes)
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize(("known", "sizes"), [(1, (3, 3)), (40, (4, 3, 5)), (300, (6, 40, 3)), (50, (60,))])
+def test_inserting_items_gives_the_tree_of_all_of_them(known, sizes, is_padded):
+    ids = random_ids(known + 30, sizes, seed=known, is_padded=is_padded and len(sizes) > 1)
+    old = CodeTree.build(SemanticIds(ids.codes[:known], sizes))
+    grown, expected = old.insert(ids), CodeTree.build(ids)
+    for name in ("order", "codes"):
+        assert torch.equal(getattr(grown, name), getattr(expected, name)), name
+    for name in ("code", "first", "begin"):
+        for level, (ours, theirs) in enumerate(zip(getattr(grown, name), getattr(expected, name), strict=True)):
+            assert torch.equal(ours, theirs), (name, level)
+    for level in range(len(sizes)):
+        number = old.renumbered(level, grown)
+        assert torch.equal(old.code[level].int(), grown.code[level][number].int())
+        assert len(number.unique()) == old.num_nodes(level)
+    last = old.renumbered(len(sizes) - 1, grown)
+    assert torch.equal(grown.order[last], old.order)

@@ -162,6 +162,17 @@ def read(
     return Dataset(interactions, catalog, report, fingerprint(interactions, catalog))
 
 
+def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None) -> Catalog:
+    """Read a table of items alone: every row checked, columns as they are, all text fields. Arguments as in `read`."""
+    with workspace() as connection:
+        found, _ = _read_items(connection, items, item_id, None)
+    assert found is not None
+    fail_on(bad_rows_table(found.name, found.bad), len(found.bad))
+    table = item_rows.attributes(found, found.ids, found.column)
+    return Catalog(IdMap(found.ids), table, item_rows.texts(table, None, found.name),
+                   item_rows.read_views(views or {}, found, found.ids))
+
+
 def _read_items(connection: duckdb.DuckDBPyConnection, items: Any, item_id: str | None,
                 text: Sequence[str] | None) -> tuple[item_rows.Items | None, names.Columns]:
     if items is None:

@@ -50,6 +50,14 @@ def mask(catalog: Catalog, where: str) -> np.ndarray:
 
     Raises `DataError` for a syntax error (with its place), an unknown column or function, and where no item matches.
     """
+    found = matches(catalog, where)
+    if not found.any():
+        raise DataError(f"--where {where!r}: no item of {len(catalog):,} matches; check the values, which are compared exactly")
+    return found
+
+
+def matches(catalog: Catalog, where: str) -> np.ndarray:
+    """Return what `mask` does; where no item matches, all are False."""
     locked: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": False, "autoinstall_known_extensions": False,
         "autoload_known_extensions": False}
@@ -67,10 +75,7 @@ def mask(catalog: Catalog, where: str) -> np.ndarray:
     if str(column.type) != "bool":
         raise DataError(f"--where {where!r}: want a condition that is true or false for an item, got {column.type}; "
                         "compare it with something, such as price < 20")
-    found = column.fill_null(False).to_numpy(zero_copy_only=False)
-    if not found.any():
-        raise DataError(f"--where {where!r}: no item of {len(catalog):,} matches; check the values, which are compared exactly")
-    return found
+    return column.fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:

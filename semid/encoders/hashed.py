@@ -11,7 +11,7 @@ import re
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semid.encoders.text import item_texts, warn_empty
+from semid.encoders.text import item_texts, text_fields, warn_empty
 from semid.types import Catalog
 
 WORD = re.compile(r"\w+")
@@ -34,22 +34,30 @@ def features(text: str) -> Counter[int]:
     return Counter(zlib.crc32(term.encode()) % BUCKETS for term in terms)
 
 
-def tf_idf(texts: list[str]) -> Tensor:
+def document_frequency(texts: list[str]) -> np.ndarray:
+    """Return int64 [BUCKETS]: in how many texts each bucket is."""
+    return np.bincount([bucket for text in texts for bucket in features(text)], minlength=BUCKETS)
+
+
+def tf_idf(texts: list[str], frequency: np.ndarray | None = None, num_texts: int | None = None) -> Tensor:
     """Return the sparse TF-IDF matrix [N, H'] over the H' buckets that at least two texts share; rows of unit length.
 
     Weight = (1 + ln count) * ln(N / texts holding the bucket). A bucket in one text alone relates it to nothing.
+    frequency: of `num_texts` texts that came before these, whose columns and weights to take.
     """
     counts = [features(text) for text in texts]
     rows = np.repeat(np.arange(len(texts)), [len(c) for c in counts])                       # [P]
     buckets = np.fromiter((b for c in counts for b in c), dtype=np.int64, count=len(rows))  # [P]
     count = np.fromiter((n for c in counts for n in c.values()), dtype=np.float64, count=len(rows))
-    frequency = np.bincount(buckets, minlength=BUCKETS)
+    if frequency is None:
+        frequency, num_texts = np.bincount(buckets, minlength=BUCKETS), len(texts)
     is_shared = frequency[buckets] > 1
     rows, buckets, count = rows[is_shared], buckets[is_shared], count[is_shared]
-    weight = (1 + np.log(count)) * np.log(len(texts) / frequency[buckets])
+    weight = (1 + np.log(count)) * np.log(num_texts / frequency[buckets])
     length = np.sqrt(np.bincount(rows, weights=weight**2, minlength=len(texts)))
     weight = weight / np.maximum(length[rows], 1e-12)
-    known, column = np.unique(buckets, return_inverse=True)
+    known = np.flatnonzero(frequency > 1)
+    column = np.searchsorted(known, buckets)
     return torch.sparse_coo_tensor(torch.from_numpy(np.stack([rows, column])), torch.from_numpy(weight).float(),
                                    (len(texts), len(known)), check_invariants=False).coalesce()
 
@@ -93,3 +101,13 @@ class Hashed:
         if not matrix._nnz():
             return np.zeros((len(texts), self.dim), dtype=np.float32)
         return F.normalize(principal(matrix, self.dim), dim=1).numpy()
+
+    def for_new(self, known: Catalog) -> Callable[[Catalog], np.ndarray]:
+        """Return a function that encodes further items in the space of `encode(known)`: new rows times its axes."""
+        fields = text_fields(known) if self.fields is None else self.fields
+        texts = item_texts(known, fields)
+        matrix = tf_idf(texts)
+        scaled = principal(matrix, self.dim)  # U S, so A' (U S) = V S^2
+        axes = torch.sparse.mm(matrix.t(), scaled) / scaled.square().sum(0).clamp_min(1e-12)  # [H', dim]
+        frequency = document_frequency(texts)
+        return lambda new: F.normalize(torch.sparse.mm(tf_idf(item_texts(new, fields), frequency, len(texts)), axes), dim=1).numpy()

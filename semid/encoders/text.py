@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,18 +42,20 @@ def item_texts(catalog: Catalog, fields: Sequence[str] | None = None) -> list[st
     fields: which text fields, in which order; None takes all but identifiers (by name, as `gram_id` or `imageURL`, or
     because of 20 or more values nearly all differ and none has a space), the title first.
     """
-    if fields is None:
-        names = [name for name in catalog.text if name in LEAD_FIELDS or not _is_identifier(name, catalog.text[name])]
-        names.sort(key=lambda name: name not in LEAD_FIELDS)
-    else:
-        names = list(fields)
-        for name in names:
-            if name not in catalog.text:
-                known = ", ".join(map(repr, catalog.text)) or "no text"
-                raise DataError(f"item texts: no field {name!r}{did_you_mean(name, catalog.text)}; the items have: {known}")
+    names = text_fields(catalog) if fields is None else list(fields)
+    for name in names:
+        if name not in catalog.text:
+            known = ", ".join(map(repr, catalog.text)) or "no text"
+            raise DataError(f"item texts: no field {name!r}{did_you_mean(name, catalog.text)}; the items have: {known}")
     label = {name: "" if name in LEAD_FIELDS else name.replace("_", " ").capitalize() + ": " for name in names}
     columns = [[label[name] + value.strip() if value.strip() else "" for value in catalog.text[name]] for name in names]
     return [". ".join(filter(None, parts)) for parts in zip(*columns, strict=True)] if columns else [""] * len(catalog)
+
+
+def text_fields(catalog: Catalog) -> list[str]:
+    """Return the text fields that are no identifiers, the title first."""
+    names = [name for name in catalog.text if name in LEAD_FIELDS or not _is_identifier(name, catalog.text[name])]
+    return sorted(names, key=lambda name: name not in LEAD_FIELDS)
 
 
 def _is_identifier(name: str, values: list[str]) -> bool:
@@ -132,6 +135,12 @@ class Text:
         key = fingerprint("text", self._identity(), self.max_tokens, self.dtype, texts)
         return cached(key, lambda: self._encode(texts), self.cache or cache_folder(), rows=len(texts))
 
+    def for_new(self, known: Catalog) -> Callable[[Catalog], np.ndarray]:
+        """Return a function that encodes further items as `encode(known)` did those; it keeps the model, and no file."""
+        fields = text_fields(known) if self.fields is None else self.fields
+        loaded = self._loaded()
+        return lambda new: self._encode(item_texts(new, fields), loaded)
+
     def _identity(self) -> str:
         """Return what the vectors depend on: the bytes of a folder's files, or a hub name with its commit."""
         folder = Path(self.model)
@@ -141,9 +150,13 @@ class Text:
         config = _load("AutoConfig", self.model)
         return f"{self.model}@{config._commit_hash}"
 
-    def _encode(self, texts: list[str]) -> np.ndarray:
-        tokenizer = _load("AutoTokenizer", self.model)
+    def _loaded(self) -> tuple[Any, Any]:
+        """The tokenizer and the model of transformers."""
         model = _load("AutoModel", self.model).to(device=self.device, dtype=self.dtype).eval()
+        return _load("AutoTokenizer", self.model), model
+
+    def _encode(self, texts: list[str], loaded: tuple[Any, Any] | None = None) -> np.ndarray:
+        tokenizer, model = loaded or self._loaded()
         vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         rows = np.flatnonzero(warn_empty(texts))
         done = 0

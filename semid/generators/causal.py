@@ -7,6 +7,7 @@ Axes: B rows, S history positions, L levels, V codes in the widest level, M supe
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from semid.generators.vocabulary import Vocabulary
 from semid.nn.rotary import RotaryTransformer
+from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
 
@@ -60,6 +62,12 @@ class Causal(nn.Module):
     def set_ids(self, ids: SemanticIds) -> None:
         """Use other codes, or those of more items, with the same weights."""
         self.vocabulary.set_ids(ids)
+
+    def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> Causal:
+        """Return a copy of this generator for this one's items and more; it reads codes alone, neither tree nor content."""
+        grown = copy.deepcopy(self)
+        grown.set_ids(ids)
+        return grown
 
     def logits(self, batch: Batch) -> Tensor:
         """Return float32 [M, L, V], teacher forced; -inf beyond a level's size.

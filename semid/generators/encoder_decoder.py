@@ -8,6 +8,7 @@ R beam rows, D width.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from semid.generators.vocabulary import Vocabulary
 from semid.nn.t5 import Decoder, Encoder, hide
+from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
 
@@ -70,6 +72,12 @@ class EncoderDecoder(nn.Module):
     def set_ids(self, ids: SemanticIds) -> None:
         """Use other codes, or those of more items, with the same weights."""
         self.vocabulary.set_ids(ids)
+
+    def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> EncoderDecoder:
+        """Return a copy of this generator for this one's items and more; it reads codes alone, neither tree nor content."""
+        grown = copy.deepcopy(self)
+        grown.set_ids(ids)
+        return grown
 
     def logits(self, batch: Batch) -> Tensor:
         """Return float32 [M, L, V], teacher forced; -inf beyond a level's size.

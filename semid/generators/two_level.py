@@ -18,6 +18,7 @@ Axes: B rows, S positions, D width, L levels, V codes in the widest level, M sup
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from semid.errors import ConfigError
 from semid.nn.dropout import Dropout
 from semid.nn.segment import segment_dot, segments
-from semid.nn.transformer import CausalTransformer, Kept, last_state
+from semid.nn.transformer import Block, CausalTransformer, Kept, last_state
 from semid.tree import CodeTree
 from semid.types import Batch, SemanticIds
 
@@ -83,19 +84,19 @@ class TwoLevel(nn.Module):
 
     hidden = norm(user + prefix + mlp([user, prefix])). ids: codes of N items, "sequence" order, no padding.
     start, content: see `ItemInput`. has_time_gaps: the model also reads how many days passed before each event.
-    has_node_vectors: off leaves only the shared code vectors.
+    has_node_vectors: off leaves only the shared code vectors. tree: of `ids`, where it is built already.
     """
 
     offset: Tensor
 
     def __init__(self, ids: SemanticIds, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
                  dropout: float = 0.4, max_length: int = 50, start: Tensor | None = None, content: Tensor | None = None,
-                 has_time_gaps: bool = True, has_node_vectors: bool = True):
+                 has_time_gaps: bool = True, has_node_vectors: bool = True, tree: CodeTree | None = None):
         super().__init__()
         if (ids.codes < 0).any():
             raise ConfigError("two-level generator: want codes of one length, got padded codes; use a collision policy without suffixes")
         self.sizes = ids.sizes
-        self.tree = CodeTree.build(ids)
+        self.tree = CodeTree.build(ids) if tree is None else tree
         self.input = ItemInput(ids, width, start=start, content=content)
         self.gap = nn.Embedding(GAPS, width) if has_time_gaps else None
         if self.gap is not None:
@@ -118,6 +119,31 @@ class TwoLevel(nn.Module):
     def codes(self) -> Tensor:
         """Integer [N, L]: the codes of every item."""
         return self.tree.codes
+
+    def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> TwoLevel:
+        """Return a generator, for evaluation, of this one's items and more; weights that don't grow are shared.
+
+        ids: the codes of the old items, then of the new ones; tree: theirs; content: float32 [new, F], what `content` holds
+        of the old ones. New items and new nodes have zero vectors of their own: they are scored and read by the shared ones.
+        """
+        block = cast("Block", self.temporal.blocks[0])
+        state = self.state_dict()
+        grow = lambda table, rows: torch.cat([table, table.new_zeros(rows, table.shape[1])])
+        start, known = None, len(self.tree)
+        if self.input.item is not None:
+            start = state["input.item.weight"] = grow(state["input.item.weight"], len(ids) - known)
+        if self.input.content is not None:
+            state["input.content"] = torch.cat([state["input.content"], content.to(self.offset.device)])
+        for level in range(1, len(self.node) + 1):
+            own = state[f"node.{level - 1}"]
+            state[f"node.{level - 1}"] = own.new_zeros(tree.num_nodes(level), own.shape[1]).index_copy(
+                0, self.tree.renumbered(level, tree), own)
+        grown = TwoLevel(ids, width=self.temporal.position.embedding_dim, layers=len(self.temporal.blocks),
+                         heads=block.attention.heads, feedforward=cast("nn.Linear", block.feedforward[0]).out_features,
+                         max_length=self.temporal.position.num_embeddings, start=start, content=state.get("input.content"),
+                         has_time_gaps=self.gap is not None, has_node_vectors=len(self.node) > 0, tree=tree)
+        grown.load_state_dict(state, assign=True)
+        return grown.to(self.offset.device).eval().requires_grad_(False)
 
     def _apply(self, fn, recurse=True):
         """Move the tree along with the weights."""

@@ -10,6 +10,7 @@ paper's default is free); (3) full k-means instead of mini-batches; (4) sub-sequ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,10 @@ import torch
 
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.generators.encoder_decoder import EncoderDecoder
+from semid.newcomers import Newcomers
 from semid.recipes.tiger import train_generator, with_content
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
-from semid.tokenizers.collisions import collision_report, extra_level
+from semid.tokenizers.collisions import collision_report, extra_level, next_number
 from semid.tokenizers.health import health
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.residual_vq import ResidualVQ
@@ -95,6 +97,13 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
     return EncoderDecoder(ids, width=config.width, heads=config.heads, head_width=config.head_width, encoder_layers=config.layers,
                           decoder_layers=config.layers, feedforward=config.feedforward, feedforward_layers=config.feedforward_layers,
                           dropout=config.dropout, separator=True, causal=config.is_causal)
+
+
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
+    """New items: the same text vectors and tokenizer, and the lowest free number behind their codes, 0 for who is alone."""
+    tokenizer = {"rkmeans": ResidualKMeans, "rvq": ResidualVQ, "rqvae": RQVAE}[config.tokenizer].load(folder / "tokenizer.safetensors")
+    return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={},
+                     free=partial(next_number, is_unique_zero=True), known=catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -21,11 +21,12 @@ from semid.encoders.content import with_text_view
 from semid.errors import ConfigError
 from semid.evaluation.evaluate import resolve_seen
 from semid.generators.two_level import TwoLevel
+from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
 from semid.recipes import item_knn
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
 from semid.scorers.item_knn import spectral_vectors
-from semid.tokenizers.collisions import collision_report, next_free
+from semid.tokenizers.collisions import collision_report, nearest_free_code, next_free
 from semid.tokenizers.health import health
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.training.fit import Optimization, Validation, fit
@@ -161,6 +162,13 @@ def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, 
     job.log.write("fusion", note="weight chosen on validation", chosen=weights[best], seen=seen,
                   tried=dict(zip(map(str, weights), gain.round(5).tolist(), strict=True)))
     return Fusion(first, second, weights[best])
+
+
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
+    """New items: the same text vectors, no behaviour yet (zeros), and the nearest free code."""
+    tokenizer = ResidualKMeans.load(folder / "tokenizer.safetensors")
+    return Newcomers(tokenizer, tokenizer.view, tokenizer.width, text=config.text,
+                     behaviour={"cf": min(config.cf_dim, len(catalog))}, free=nearest_free_code, known=catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fusion:

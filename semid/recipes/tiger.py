@@ -18,9 +18,10 @@ from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import DataError
 from semid.generators.encoder_decoder import EncoderDecoder
+from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
-from semid.tokenizers.collisions import collision_report, extra_level
+from semid.tokenizers.collisions import collision_report, extra_level, next_number
 from semid.tokenizers.health import health
 from semid.tokenizers.rqvae import RQVAE
 from semid.training.fit import Optimization, Validation, fit
@@ -115,6 +116,12 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
     return EncoderDecoder(ids, width=config.width, heads=config.heads, head_width=config.head_width, encoder_layers=config.layers,
                           decoder_layers=config.layers, feedforward=config.feedforward, dropout=config.dropout,
                           user_tokens=config.user_tokens, causal=config.is_causal)
+
+
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
+    """New items: the same text vectors and tokenizer, and the lowest free number behind their codes."""
+    tokenizer = RQVAE.load(folder / "tokenizer.safetensors")
+    return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={}, free=next_number, known=catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -5,7 +5,7 @@ Axes: N items, E events, B rows, P profile items, K neighbours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class ItemKNN:
         neighbour[row[keep], rank[keep]] = column[keep]
         weight[row[keep], rank[keep]] = value[keep]
         return cls(torch.from_numpy(neighbour), torch.from_numpy(weight), float(decay) ** torch.arange(profile))
+
+    def with_items(self, count: int) -> ItemKNN:
+        """Return the scorer of `count` more items, which nobody took yet: their scores are 0."""
+        grow = lambda table, pad: torch.cat([table, table.new_full((count, table.shape[1]), pad)])
+        return replace(self, neighbour=grow(self.neighbour, -1), weight=grow(self.weight, 0))
 
     def score(self, batch: Batch) -> Tensor:
         """Return float32 [B, N] >= 0; 0 where no history item knows the item."""

@@ -145,7 +145,7 @@ class Influence:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an item. score, scale: as in `Answer`; rank: among all items for this history, 1 = best.
+    """Why an item. score, scale: as in `Answer`; rank: in the list for this history, 1 = best, None where it is beyond 1,000.
 
     path: down the code tree, empty for a recommender without codes. history: strongest effect first.
     content, together: the history's and other items nearest to it, by content and by who took both; empty where unknown.
@@ -155,7 +155,7 @@ class Explanation:
     title: str
     score: float
     scale: str
-    rank: int
+    rank: int | None
     path: tuple[Level, ...]
     history: tuple[Influence, ...]
     content: tuple[Neighbour, ...]

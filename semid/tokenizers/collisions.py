@@ -11,20 +11,23 @@ at best effort, leftovers reported:
 The policies that move items keep the first L-1 codes. If more items than last-level codes share a prefix, no assignment
 exists: the ids get one more level, 0 for the most popular V items of each prefix, 1 for the next V, and so on.
 
-`collision_report` compares the ids before and after.
+`collision_report` compares the ids before and after. Items that come later get free codes by the same idea, and nobody else
+moves: `nearest_free_code` after `next_free` or `minimum_cost`, `next_number` after `extra_level`.
 
-Axes: N items, L levels, V codes of the last level, G items that share a prefix.
+Axes: N items, n new items, L levels, V codes of the last level, G items that share a prefix.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 
 import numba
 import numpy as np
 import torch
 
+from semid.errors import DataError
 from semid.nn.quantize import sinkhorn_plan
 from semid.tokenizers.groups import colliding_groups, group_sizes, groups
 from semid.types import SemanticIds
@@ -96,6 +99,60 @@ def sinkhorn(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray, *,
     if left := len(repaired) - repaired.num_distinct:
         log.warning("Sinkhorn repair: %d of %d items still share their codes after %d rounds", left, len(repaired), rounds)
     return repaired
+
+
+def nearest_free_code(taken: SemanticIds, wanted: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Return codes [n, taken.levels] for new items, in their order: the wanted last code where it is free, else the nearest free one.
+
+    wanted: integer [n, L] of the tokenizer; distances float32 [n, V] as of `Tokenizer.distances`. Where `taken` has one level
+    more (too many items under a prefix), its values are filled one after another. Raises `DataError` where a prefix is full.
+    """
+    turns = taken.sizes[-1] if taken.levels > wanted.shape[1] else 1
+    used = _under(taken.codes, wanted[:, :-1])
+    codes = np.zeros((len(wanted), taken.levels), np.int32)
+    codes[:, : wanted.shape[1]] = wanted
+    for row, prefix in enumerate(map(tuple, wanted[:, :-1].tolist())):
+        for turn in range(turns):
+            tail = (turn,) if taken.levels > wanted.shape[1] else ()
+            cost = [np.inf if (code, *tail) in used[prefix] else at for code, at in enumerate(distances[row].tolist())]
+            best = int(np.argmin(cost))
+            if cost[best] < np.inf:
+                codes[row, len(prefix) :] = (best, *tail)
+                used[prefix].add((best, *tail))
+                break
+        else:
+            raise DataError(f"new item {row} (from 0): all {len(cost)} codes under its prefix {prefix} are taken; "
+                            "train again with larger codebooks or more levels")
+    return codes
+
+
+def next_number(taken: SemanticIds, wanted: np.ndarray, distances: np.ndarray, *, is_unique_zero: bool = False) -> np.ndarray:
+    """Return codes [n, taken.levels] for new items: the wanted codes, and the lowest free number behind them.
+
+    is_unique_zero: as in `extra_level`; 0 only where nobody has these codes yet. Raises `DataError` where no number is left.
+    """
+    used = _under(taken.codes, wanted)
+    codes = np.zeros((len(wanted), taken.levels), np.int32)
+    codes[:, :-1] = wanted
+    for row, group in enumerate(map(tuple, wanted.tolist())):
+        first = int(is_unique_zero and bool(used[group]))
+        number = next((n for n in range(first, taken.sizes[-1]) if (n,) not in used[group]), None)
+        if number is None:
+            raise DataError(f"new item {row} (from 0): its codes {group} have all {taken.sizes[-1]} numbers that this model knows; "
+                            "train again with the new items")
+        codes[row, -1] = number
+        used[group].add((number,))
+    return codes
+
+
+def _under(codes: np.ndarray, prefixes: np.ndarray) -> defaultdict[tuple[int, ...], set[tuple[int, ...]]]:
+    """Return {prefix: the tails that items have behind it}, for the given prefixes [n, l] alone."""
+    length = prefixes.shape[1]
+    both, _ = groups(np.concatenate([codes[:, :length], prefixes]))
+    found: defaultdict[tuple[int, ...], set[tuple[int, ...]]] = defaultdict(set)
+    for path in codes[np.isin(both[: len(codes)], both[len(codes) :])].tolist():
+        found[tuple(path[:length])].add(tuple(path[length:]))
+    return found
 
 
 def collision_report(before: SemanticIds, after: SemanticIds, distances: np.ndarray) -> dict[str, float]:

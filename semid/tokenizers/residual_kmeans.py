@@ -65,6 +65,11 @@ class ResidualKMeans:
         """Return the share of variance left after each level."""
         return codebooks.unexplained(self._vectors(catalog), codes, self.codebooks, unit_residuals=self.unit_residuals)
 
+    @property
+    def width(self) -> int:
+        """D of the view it was fitted to."""
+        return self.codebooks.shape[2]
+
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         settings = {"view": self.view, "levels": self.levels, "size": self.size, "iterations": self.iterations,

@@ -113,6 +113,11 @@ class ResidualVQ:
         model = self._fitted()
         return codebooks.unexplained(model.latents(self._vectors(catalog)), codes, model.quantizer.codebooks.detach())
 
+    @property
+    def width(self) -> int:
+        """D of the view it was fitted to."""
+        return len(self._fitted().standardize.shift)
+
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         codebooks.save(path, self._fitted().state_dict(), {"view": self.view, "levels": self.levels, "size": self.size})

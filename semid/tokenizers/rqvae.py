@@ -145,6 +145,11 @@ class RQVAE:
         model = self._fitted()
         return codebooks.unexplained(model.latents(self._vectors(catalog)), codes, model.quantizer.codebooks.detach())
 
+    @property
+    def width(self) -> int:
+        """D of the view it was fitted to."""
+        return len(self._fitted().standardize.shift)
+
     def save(self, path: Path) -> None:
         """Write one safetensors file: weights, and the shape of the network."""
         settings = {"view": self.view, "levels": self.levels, "size": self.size, "hidden": self.hidden, "latent": self.latent}

@@ -115,8 +115,40 @@ def test_a_history_read_in_two_parts_has_the_state_of_one_reading(model, split):
     state, kept = model.read(whole, kept)
     once, kept_once = model.read(whole)
     expected = model.start(whole).user
-    assert torch.allclose(state, expected, atol=2e-6) and torch.allclose(once, expected, atol=2e-6)
+    assert torch.allclose(state, expected, atol=2e-6)
+    assert torch.allclose(once, expected, atol=2e-6)
     for row, n in enumerate(lengths):
         assert torch.allclose(kept.key_value[:, row, :, :, :n], kept_once.key_value[:, row, :, :, :n], atol=2e-6)
     whole.extra["state"] = state
     assert model.start(whole).user is state
+
+
+@torch.no_grad()
+def test_new_items_get_shared_vectors_alone_and_old_ones_keep_their_odds():
+    every = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing="ij"), axis=-1).reshape(-1, 3)
+    codes = np.random.default_rng(3).permutation(every)[: N + 9].astype(np.int16)
+    torch.manual_seed(0)
+    content = torch.randn(N + 9, 9)
+    old = TwoLevel(SemanticIds(codes[:N], SIZES), width=16, heads=2, feedforward=32, max_length=20, start=torch.randn(N, 16),
+                   content=content[:N]).eval()
+    for table in old.node:
+        torch.nn.init.normal_(table)
+    ids = SemanticIds(codes, SIZES)
+    grown = old.with_items(ids, old.tree.insert(ids), content[N:])
+    histories = history_batch([np.array([1, 2, 3]), np.array([7, 8])], max_history=20)
+    assert torch.equal(grown.start(histories).user, old.start(histories).user)
+    user = old.start(histories).user
+    for level, (before, after) in enumerate(zip(old.node, grown.node, strict=True), 1):
+        is_old = torch.zeros(len(after), dtype=torch.bool)
+        is_old[old.tree.renumbered(level, grown.tree)] = True
+        assert torch.equal(after[is_old], before)
+        assert not after[~is_old].any()
+        assert int((~is_old).sum()) > 0
+    # Under the root, a code that both trees have keeps its logit; the new items' scores sum with the old ones' to one.
+    root = torch.zeros(2, dtype=torch.int64)
+    logits = [model.level_logits(0, user, torch.zeros_like(user), root) for model in (old, grown)]
+    both = torch.isfinite(logits[0])
+    assert torch.equal(logits[0][both], logits[1][both])
+    scores = exhaustive(grown, history_batch([np.array([1, N + 2])], max_history=20), grown.tree, normalise="children")
+    assert scores.shape == (1, N + 9)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(1), atol=1e-5)

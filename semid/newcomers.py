@@ -1,0 +1,99 @@
+"""How items that came after training get codes: encode them as the run's items were, ask its tokenizer, take what is free.
+
+A recipe that makes codes of content says how in a function `newcomers(config, catalog, folder) -> Newcomers`; one without
+it (SASRec, item-kNN: a vector or a row of counts for each item) can't take new items.
+
+Axes: n new items, L levels, F width of the content the tokenizer reads, T width of its text part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from semid.encoders.content import text_encoder
+from semid.encoders.text import item_texts, text_fields
+from semid.errors import DataError, RunError
+from semid.protocols import Tokenizer
+from semid.tokenizers.view import View, composed
+from semid.types import Catalog, IdMap, SemanticIds
+
+SAMPLE = 64
+"""Old items that are encoded again, to see that it is the run's encoder."""
+
+
+@dataclass(frozen=True)
+class Newcomers:
+    """tokenizer: as the run learnt it; view: what it reads, the text vectors first; width: F. text: which text vectors, see
+    `with_text_view`. behaviour: {view: width} of what new items don't have yet, zeros. free: codes [n, L] from (the ids that are
+    taken, the tokenizer's codes, its distances), such as `collisions.nearest_free_code`. known: the run's catalogue.
+    """
+
+    tokenizer: Tokenizer
+    view: View
+    width: int
+    text: str
+    behaviour: dict[str, int]
+    free: Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
+    known: Catalog
+
+    @property
+    def content_width(self) -> int:
+        """T."""
+        return self.width - sum(self.behaviour.values())
+
+    @cached_property
+    def encode(self) -> Callable[[Catalog], np.ndarray]:
+        """Catalogue of new items to float32 [n, T]. Seconds once (weights, or axes of the known texts), then quick."""
+        if self.content_width <= 0:
+            raise RunError("the codes of this run come from behaviour alone, which new items don't have; want a run trained on items "
+                           "with text, or train again with the new items")
+        return text_encoder(self.text).for_new(self.known)
+
+    def place(self, new: Catalog, ids: SemanticIds, content: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (codes [n, L], the vectors float32 [n, F] that they were made from).
+
+        new: items with the text fields of the run, or with a view "text" of vectors. ids: all codes so far, the run's own items
+        first; content: float32 [N, F] as the generator has it of these, or None. Raises `DataError` where an item has nothing to
+        encode or no free code is near, `RunError` where the encoder at hand is another than the run's.
+        """
+        name = self.view if isinstance(self.view, str) else self.view[0]
+        if name not in new.views:
+            self._check_encoder(name, ids, content)
+            mute = [id_ for id_, text in zip(new.items.ids.tolist(), item_texts(new, text_fields(self.known)), strict=True) if not text]
+            if mute:
+                raise DataError(f"new item {mute[0]!r}{f' and {len(mute) - 1} more' if len(mute) > 1 else ''}: no text to encode; "
+                                f"want words in one of its columns {', '.join(text_fields(self.known))}")
+            new = new.with_view(name, self.encode(new))
+        if (got := new.view(name).shape[1]) != self.content_width:
+            raise DataError(f"view {name!r} of the new items: want width {self.content_width} as in training, got {got}")
+        new = self._complete(new)
+        wanted = self.tokenizer.assign(new).codes
+        return self.free(ids, wanted, self.tokenizer.distances(new, wanted)), composed(new, self.view)
+
+    def _complete(self, catalog: Catalog) -> Catalog:
+        """Add the views of behaviour, all zero."""
+        for name, width in self.behaviour.items():
+            catalog = catalog.with_view(name, np.zeros((len(catalog), width), np.float32))
+        return catalog
+
+    def _check_encoder(self, name: str, ids: SemanticIds, content: np.ndarray | None) -> None:
+        """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""
+        rows = np.unique(np.linspace(0, len(self.known) - 1, SAMPLE).astype(np.int64))
+        texts = item_texts(self.known, text_fields(self.known))
+        rows = rows[[bool(texts[row]) for row in rows]]
+        sample = Catalog(IdMap(self.known.items.ids[rows]), self.known.table.take(rows),
+                         {field: [column[row] for row in rows] for field, column in self.known.text.items()})
+        vectors = self.encode(sample)
+        if content is not None:
+            kept = content[rows, : self.content_width]
+            same = kept.shape == vectors.shape and float((kept * vectors).sum(1).mean()) > 0.98
+        else:
+            kept = ids.codes[rows, 0]
+            same = float((self.tokenizer.assign(sample.with_view(name, vectors)).codes[:, 0] == kept).mean()) > 0.9
+        if not same:
+            raise RunError("the text encoder at hand is not the one this run was trained with: known items get other vectors; "
+                           "install that one (see: semid doctor), or give the new items' vectors: --view text=FILE.npy")

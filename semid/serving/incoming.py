@@ -1,0 +1,82 @@
+"""Tables of items that come after training, brought to the columns of the run's catalogue.
+
+Axes: n items of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from semid.data.columns import listed
+from semid.data.items import texts
+from semid.data.read import read_items
+from semid.errors import DataError, did_you_mean
+from semid.types import Catalog
+
+ID, TEXT, CODES, VECTOR = "semid:id", "semid:text:", "semid:codes", "semid:vector"
+"""Columns of a change in the journal beside the catalogue's own."""
+
+
+def read_new(items: Any, known: Catalog, *, item_id: str | None = None,
+             views: Mapping[str, str | Path | np.ndarray] | None = None) -> Catalog:
+    """Return the items of a table as a catalogue with exactly the columns and text fields of `known`; missing ones are null.
+
+    items: as `semid.read` takes them. Raises `DataError` for a column that `known` lacks or a value of another type.
+    """
+    given = read_items(items, item_id=item_id, views=views)
+    table = conform(given, known)
+    columns = known.table.schema
+    whole = pa.table({field.name: table[field.name] if field.name in table.column_names else pa.nulls(len(given), field.type)
+                      for field in columns}, schema=columns)
+    return Catalog(given.items, whole, texts(whole, list(known.text), "new items"), given.views)
+
+
+def conform(given: Catalog, known: Catalog) -> pa.Table:
+    """Return the columns of `given` under the names and types of `known`, the id column among them."""
+    own, theirs = id_column(given), id_column(known)
+    columns = {}
+    for name in given.table.column_names:
+        target = theirs if name == own and theirs is not None else name
+        if name == own and theirs is None:
+            continue
+        if target not in known.table.column_names:
+            raise DataError(f"new items: unknown column {target!r}{did_you_mean(target, known.table.column_names)}; "
+                            f"the run has: {listed(known.table.column_names)}")
+        wanted = known.table.schema.field(target).type
+        try:
+            columns[target] = given.table[name].cast(wanted)
+        except pa.ArrowException as error:
+            raise DataError(f"new items, column {target!r}: want {wanted} as in the run, got {given.table[name].type} "
+                            f"({str(error).splitlines()[0]})") from None
+    return pa.table(columns)
+
+
+def id_column(catalog: Catalog) -> str | None:
+    """Return the column that holds the item ids."""
+    ids = catalog.items.ids.tolist()
+    text = [f.name for f in catalog.table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    return next((name for name in text if catalog.table[name].to_pylist() == ids), None)
+
+
+def add_entry(new: Catalog, codes: np.ndarray, vectors: np.ndarray) -> pa.Table:
+    """Return what the journal keeps of added items: everything, so that no encoder is needed to read it. """
+    table = new.table.append_column(ID, pa.array(new.items.ids.tolist(), pa.string()))
+    for name, column in new.text.items():
+        table = table.append_column(TEXT + name, pa.array(column, pa.string()))
+    table = table.append_column(CODES, pa.array(codes.tolist(), pa.list_(pa.int32())))
+    return table.append_column(VECTOR, pa.array(list(vectors), pa.list_(pa.float32())))
+
+
+def text_of(table: pa.Table) -> dict[str, list[str]]:
+    """Return {field: n strings} of a journal's table."""
+    return {name.removeprefix(TEXT): table[name].to_pylist() for name in table.column_names if name.startswith(TEXT)}
+
+
+def attributes_of(table: pa.Table) -> pa.Table:
+    """Return the catalogue's columns of a journal's table."""
+    return table.select([name for name in table.column_names if not name.startswith("semid:")]).replace_schema_metadata(None)

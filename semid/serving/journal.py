@@ -1,0 +1,67 @@
+"""What happened to a run's catalogue after training: one Parquet file a change in RUN/changes, applied in order when it is opened.
+
+The trained files are never touched, so `semid evaluate RUN` measures what was trained. A change is on disk, whole, before anybody
+sees it; two processes that change one run at once are found out, and the second is told to open it again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from semid.errors import RunError
+
+Kind = Literal["add", "update", "remove"]
+KINDS: tuple[Kind, ...] = ("add", "update", "remove")
+
+
+class Journal:
+    """The changes of one run folder. count: how many were read or written so far."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "changes"
+        self.count = 0
+
+    def read(self) -> Iterator[tuple[Kind, pa.Table]]:
+        """Yield the changes that were not read yet, in order. Raises `RunError` for a file that is damaged."""
+        while (path := self._path(self.count + 1)).exists():
+            try:
+                table = pq.read_table(path, page_checksum_verification=True)
+                kind = json.loads((table.schema.metadata or {})[b"semid"])["kind"]
+            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+                raise RunError(f"{path}: cannot be read: {error}; restore the file, or remove it and those after it") from None
+            if kind not in KINDS:
+                raise RunError(f"{path}: written by a newer semid (change {kind!r}); upgrade semid")
+            self.count += 1
+            yield kind, table
+
+    def write(self, kind: Kind, table: pa.Table) -> None:
+        """Put one more change on disk. Raises `RunError` if another process was first, or the folder can't be written."""
+        path = self._path(self.count + 1)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        about = {"semid": json.dumps({"kind": kind})}
+        try:
+            self.folder.mkdir(exist_ok=True)
+            pq.write_table(table.replace_schema_metadata(about), temporary, compression="zstd", write_page_checksum=True)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # unlike a rename, it fails where the file is there already
+            entry = os.open(self.folder, os.O_RDONLY)
+            os.fsync(entry)
+            os.close(entry)
+        except FileExistsError:
+            raise RunError(f"{path}: another process changed this run meanwhile; open it again and repeat the change") from None
+        except OSError as error:
+            raise RunError(f"{self.folder}: the change cannot be written: {error.strerror or error}; nothing was changed") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.count += 1
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.parquet"
