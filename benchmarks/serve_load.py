@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=40, help="requests a second")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "serve", help="trained there if missing")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks" / "serve_load.json")
     parser.add_argument("--picture", type=Path, default=ROOT / "results" / "benchmarks" / "serve_load.svg")
     args = parser.parse_args(argv)

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15, help="of each phase")
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "serve", help="trained there if missing")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks" / "serve_overload.json")
     args = parser.parse_args(argv)
     run = small_run(args.run, args.epochs)

@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 
 import semid
-from semid.data.bundled import movielens
+from semid.data.bundled import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def small_run(folder: Path, epochs: int) -> Path:
-    """Return a run of the default recipe on the bundled MovieLens data, trained there if it isn't yet."""
+    """Return a run of the default recipe on the bundled MovieLens data, films of 20 ratings or more, trained there if it isn't yet."""
     if not (folder / "manifest.json").exists():
-        semid.train("semid", movielens(), out=folder, settings={"epochs": epochs, "text": "hashed"}, resume=folder.exists())
+        semid.train("semid", semid.read(FOLDER, item_core=20), out=folder, settings={"epochs": epochs, "text": "hashed"},
+                    resume=folder.exists())
     return folder
 
 

@@ -371,7 +371,7 @@ def doctor(*, json: bool = False) -> int:
 
 
 def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_file: Path | None = None, store: str | None = None,
-          drain: float = 5.0, limits: Limits = Limits(), json: bool = False) -> int:  # noqa: B008
+          drain: float = 5.0, engine: Literal["float", "int8"] = "float", limits: Limits = Limits(), json: bool = False) -> int:  # noqa: B008
     """Answer over HTTP: recommendations, events, new items. GET /docs shows the commands to paste.
 
     Without a key it serves this machine alone. SIGHUP reads the run folder again, SIGTERM ends it when all is answered.
@@ -385,9 +385,11 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
         key_file: file with the key that clients send as "Authorization: Bearer KEY" (default: SEMID_KEY of the environment, if set)
         store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite)
         drain: seconds after SIGTERM in which /ready says no and everything is still answered
+        engine: int8 computes in 8 bits, and says how many of its top 10 are those of float
         limits: what one client may ask for
         json: print JSON instead of text
     """
+    from semid.serving.histories import shown
     from semid.serving.security import check_bind, find_key
 
     say = Voice(json)
@@ -404,11 +406,14 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
     store = store or str(run.with_name(f"{run.resolve().name}.histories.sqlite"))
 
     def started(address: str) -> None:
-        say.result({"address": address, "docs": f"{address}/docs", "store": store})
-        say.show(Text(f"semid serves {run} at {address}; how to ask: {address}/docs; histories: {store}; Ctrl-C ends it"))
+        say.result({"address": address, "docs": f"{address}/docs", "store": shown(store)})
+        say.show(Text(f"semid serves {run} at {address}; how to ask: {address}/docs; histories: {shown(store)}; Ctrl-C ends it"))
         sys.stdout.flush()
 
-    serve_engine(Engine.open(run), run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, started=started)
+    opened = Engine.open(run, engine=engine)
+    if engine == "int8":
+        say.about(Text(f"int8: {opened.agreement():.1%} of its top 10 are those of float"))
+    serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, started=started)
     return 0
 
 

@@ -38,7 +38,7 @@ VERBS = {
     "compare": {"recipes", "data", "out", "reading", "splitting", "set", "seeds", "no_baselines", "name", "results", "device"},
     "recommend": {"run", "user", "history", "k", "where", "exclude", "seen"},
     "codes": {"run", "examples"},
-    "serve": {"run", "port", "host", "key_file", "store", "drain", "limits"},
+    "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "limits"},
     "recipes": {"name", "results"},
     "doctor": set(),
 }

@@ -17,7 +17,7 @@ import reprlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -32,9 +32,7 @@ from semid.serving.gate import Gate
 from semid.serving.histories import KeyConflict, StoreBusy, StoreError
 from semid.serving.messages import Ask, Error, Events, Id, Ids, Items
 from semid.serving.security import Guard
-from semid.serving.service import SHOWN, Service
-
-By = Literal["content", "codes", "together"]
+from semid.serving.service import SHOWN, By, Service
 
 MISTAKES = {400: "unreadable", 401: "no key", 403: "another host", 408: "too slow", 413: "too large", 422: "cannot be answered as it is",
             429: "too many requests", 503: "the store or the run folder fails", 504: "no answer in time"}

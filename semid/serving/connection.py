@@ -81,6 +81,7 @@ def impatient(limits: Limits, room: Room, metrics: Metrics) -> type[HttpToolsPro
 
         def on_message_complete(self) -> None:
             self._arrived()
+            assert self.parser is not None, "it is reading"
             if not self.is_turned_away:
                 super().on_message_complete()
             elif not self.parser.should_keep_alive():

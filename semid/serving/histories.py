@@ -85,6 +85,12 @@ def check_keys(events: Sequence[Event]) -> None:
             raise KeyConflict(event)
 
 
+def shown(where: str) -> str:
+    """Return the store's address without a password in it, to print."""
+    before, at, host = where.rpartition("@")
+    return f"{before.partition('://')[0]}://{host}" if at and "://" in before else where
+
+
 def open_store(where: str, *, waiting: int = 10_000) -> Store:
     """Open the store: a redis:// or rediss:// address, or the path of a SQLite file. waiting: writes kept in memory at most."""
     if where.startswith(("redis://", "rediss://", "unix://")):

@@ -18,7 +18,7 @@ from typing import Any
 
 from semid.errors import MissingExtra
 from semid.serving.feedback import Feedback, Impression
-from semid.serving.histories import Event, KeyConflict, StoreBusy, StoreError, check_keys
+from semid.serving.histories import Event, KeyConflict, StoreBusy, StoreError, check_keys, shown
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class RedisStore:
             pool = redis.BlockingConnectionPool.from_url(url, decode_responses=True, socket_timeout=10, socket_connect_timeout=5,
                                                          max_connections=CONNECTIONS, timeout=10)
         except ValueError as error:
-            raise StoreError(f"{url}: {error}; want redis://HOST:PORT/DATABASE") from None
+            raise StoreError(f"{shown(url)}: {error}; want redis://HOST:PORT/DATABASE") from None
         self._redis = redis.Redis.from_pool(pool)
         self._script = self._redis.register_script(APPEND)
         self._waiting = waiting

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from semid.errors import ConfigError, DataError, UnknownId
 from semid.serving import contract, messages
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from semid.serving.engine import Engine
 
 T = TypeVar("T")
+By = Literal["content", "codes", "together"]
 log = logging.getLogger("semid.serving")
 
 SHOWN = 20
@@ -104,7 +105,7 @@ class Service:
     async def _why(self, request: contract.Request, item: str) -> messages.Why:
         return messages.Why.model_validate(asdict(await self._aside(lambda: self.engine.explain(request, item))))
 
-    async def similar(self, item: str, k: int, by: str) -> list[messages.Near]:
+    async def similar(self, item: str, k: int, by: By) -> list[messages.Near]:
         self.limits.check_number("k", k, self.limits.max_k)
         self._check_items("item", [item])
         return near(await self._aside(lambda: self.engine.similar(item, k, by)))

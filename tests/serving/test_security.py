@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,12 @@ def test_limits_say_what_was_wanted_and_got():
         limits.check_size("history", ["i"] * 1001, 1000)
     with pytest.raises(ConfigError, match="--max-k: want more than 0"):
         Limits(max_k=0)
+
+
+def test_the_documentation_names_every_limit_with_its_default():
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `--")]
+    for field in fields(Limits):
+        flag = f"`--{field.name.replace('_', '-')}`"
+        [row] = [row for row in rows if flag in row]
+        assert f"{field.default:,}".removesuffix(".0") in row, row

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from semid.serving.feedback import Impression
-from semid.serving.histories import Event, KeyConflict, Store, StoreBusy, StoreError, open_store
+from semid.serving.histories import Event, KeyConflict, Store, StoreBusy, StoreError, open_store, shown
 from semid.serving.sqlite_store import GroupCommit, SqliteStore, connect
 from tests.serving.processes import free_port, wait_for
 
@@ -127,6 +127,11 @@ def test_many_writers_at_once_lose_nothing(ask: Ask):
     stored = ask(use)
     assert sum(each for [each] in stored) == 300
     assert ask(lambda store: store.history("ann", 1000)) == [(f"i{n}", n) for n in range(300)]
+
+
+def test_a_password_is_not_printed():
+    assert shown("redis://user:secret@host:6379/0") == "redis://host:6379/0"
+    assert shown("/data/a@b.sqlite") == "/data/a@b.sqlite"
 
 
 # SQLite alone -------------------------------------------------------------------------------------------------------------
