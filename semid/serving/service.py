@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
+import reprlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from semid.errors import ConfigError, DataError, UnknownId
+import pyarrow as pa
+
+from semid.data.columns import listed
+from semid.errors import ConfigError, DataError, UnknownId, did_you_mean
 from semid.serving import contract, messages
 from semid.serving.batcher import Batcher
 from semid.serving.feedback import TOP_K, Impression
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 By = Literal["content", "codes", "together"]
 log = logging.getLogger("semid.serving")
+
+ID = "item_id"
+"""Column of ids where the catalogue keeps none among its own."""
 
 SHOWN = 20
 """Unknown items that an answer lists."""
@@ -157,10 +165,15 @@ class Service:
     # Changes --------------------------------------------------------------------------------------------------------------
 
     async def add(self, rows: list[dict]) -> contract.Change:
-        return await self._change("add", lambda: self.engine.add(self._table(rows)))
+        table = self._table(rows)
+        return await self._change("add", lambda: self.engine.add(table))
 
     async def update(self, rows: list[dict]) -> contract.Change:
-        return await self._change("update", lambda: self.engine.update(self._table(rows)))
+        table = self._table(rows)
+        if mixed := [row for row in rows if row.keys() != rows[0].keys()]:
+            raise DataError(f"items: want the same columns in every item of a change, got {listed(rows[0])} and {listed(mixed[0])}; "
+                            "send those of other columns in another request")
+        return await self._change("update", lambda: self.engine.update(table))
 
     async def remove(self, ids: list[str]) -> contract.Change:
         self.limits.check_size("item_ids", ids, self.limits.max_items)
@@ -174,15 +187,9 @@ class Service:
 
         await self._change("reload", read_again)
 
-    def _table(self, rows: list[dict]):
-        import pyarrow as pa
-
+    def _table(self, rows: list[dict]) -> pa.Table:
         self.limits.check_size("items", rows, self.limits.max_items)
-        try:
-            return pa.Table.from_pylist(rows, schema=None)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
-            raise DataError(f"items: a column mixes types or holds a value that no table can: {error}; "
-                            "send one type for each column") from None
+        return table_of(rows, self.engine.snapshot.catalog.table.schema)
 
     async def _change(self, kind: str, change: Callable[[], T]) -> T:
         """One change at a time, beside the questions. It goes on when its asker gives up."""
@@ -223,6 +230,40 @@ def joined(trained: contract.History, stored: Sequence[tuple[str, int]], limit: 
     known = set(old)
     both = sorted([*old, *(event for event in stored if event not in known)], key=lambda event: event[1])[-limit:]
     return Past(tuple(item for item, _ in both), tuple(time for _, time in both), is_known)
+
+
+def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
+    """Return items as a table with the columns they name, typed as the catalogue's. Raises `DataError`.
+
+    Whole numbers become text where the column is text: ids are often numbers in a shop's database.
+    """
+    known = {field.name: field for field in schema} | ({} if ID in schema.names else {ID: pa.field(ID, pa.string())})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if unknown := [name for name in names if name not in known]:
+        raise DataError(f"items: unknown column {unknown[0][:100]!r}{did_you_mean(unknown[0][:100], known)}; "
+                        f"the catalogue has: {listed(known)}")
+    if not names:
+        raise DataError(f"items: want an object such as {{\"{ID}\": \"new-1\", ...}} for each, got one without columns; "
+                        f"the catalogue has: {listed(known)}")
+    columns = {}
+    for name in names:
+        values, kind = [row.get(name) for row in rows], known[name].type
+        if pa.types.is_string(kind):
+            values = [str(value) if type(value) is int else value for value in values]
+        try:
+            if misfits := [value for value in values if value is not None and not _fits(value, kind)]:
+                raise ValueError(reprlib.repr(misfits[0]))
+            columns[name] = pa.array(values, kind)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"items, column {name!r}: want {kind}, got {str(error).splitlines()[0][:200]}") from None
+    return pa.table(columns)
+
+
+def _fits(value: object, kind: pa.DataType) -> bool:
+    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers. And numbers without end."""
+    if isinstance(value, float) and (not math.isfinite(value) or (pa.types.is_integer(kind) and not value.is_integer())):
+        return False
+    return isinstance(value, list) == (pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def model_name(folder: Path) -> str:

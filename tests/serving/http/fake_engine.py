@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 
 from semid.errors import DataError
 from semid.serving.contract import Answer, Change, Explanation, History, Neighbour, Request
@@ -18,6 +19,7 @@ from semid.types import IdMap
 @dataclass(frozen=True)
 class FakeCatalog:
     items: IdMap
+    table = pa.table({"item_id": pa.array([], pa.string())})
 
 
 @dataclass(frozen=True)
