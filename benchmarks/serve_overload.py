@@ -27,9 +27,9 @@ async def measure(target: Server, messages: list[tuple[str, bytes]], seconds: fl
     capacity = await closed_loop(target.port, asks, connections, seconds)
     rated, _ = await open_loop(target.port, messages, 0.8 * capacity, seconds, most=256)
     before = target.resident
-    flooded, unsent = await open_loop(target.port, messages, 10 * capacity, seconds, most=900)
+    flooded, unsent = await open_loop(target.port, messages, 10 * capacity, seconds, most=400)
     half = target.resident
-    again, unsent_again = await open_loop(target.port, messages, 10 * capacity, seconds, most=900)
+    again, unsent_again = await open_loop(target.port, messages, 10 * capacity, seconds, most=400)
     after = target.resident
     flooded = [*flooded, *again]
     accepted = [answer for answer in flooded if answer.status == 200]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,9 @@ class Server:
 
 @contextmanager
 def server(run: Path, store: Path, *flags: str) -> Iterator[Server]:
-    """Start `semid serve` on a free port, end it at the end; its log goes to the store's folder."""
+    """Start `semid serve` over a copy of a run (items are added to it) on a free port, end it at the end. Copy and log lie beside the
+    store."""
+    run = shutil.copytree(run, store.with_suffix(".run"))
     with open(store.with_suffix(".log"), "w") as log:
         command = [sys.executable, "-m", "semid", "serve", str(run), "--port", "0", "--store", str(store), "--json", "--drain", "0", *flags]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -22,7 +22,8 @@ def test_the_id_has_a_column_where_the_catalogue_keeps_none():
 @pytest.mark.parametrize(("row", "sentence"), [
     ({}, "one without columns"), ({"item_id": "a", "yeer": 1}, "did you mean 'year'?"), ({"": 1}, "unknown column ''"),
     ({"semid:id": "a"}, "unknown column"), ({"year": "new"}, "column 'year': want int32"),
-    ({"year": 2**40}, "column 'year': want int32"), ({"year": 1.5}, "column 'year'"), ({"price": float("nan")}, "column 'price': want double, got nan"), ({"price": 10**400}, "column 'price'"),
+    ({"year": 2**40}, "column 'year': want int32"), ({"year": 1.5}, "column 'year'"),
+    ({"price": float("nan")}, "column 'price': want double, got nan"), ({"price": 10**400}, "column 'price'"),
     ({"tags": "x"}, "column 'tags'"), ({"tags": [1]}, "column 'tags'"), ({"title": {"en": "x"}}, "column 'title'"),
     ({"title": "\ud800"}, "column 'title'"), ({"title": [["deep"]]}, "column 'title'")])
 def test_a_bad_item_is_a_sentence(row: dict, sentence: str):
