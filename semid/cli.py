@@ -27,13 +27,15 @@ from rich.text import Text
 from tyro.conf import arg
 
 from semid import flags
-from semid.errors import ConfigError, MissingExtra, SemidError, did_you_mean
+from semid.errors import ConfigError, DataError, MissingExtra, SemidError, did_you_mean
 from semid.serving.limits import Limits
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from semid.compare import Table
+    from semid.serving.contract import History
+    from semid.serving.engine import Engine
     from semid.training.log import Log
     from semid.training.progress import Progress
 
@@ -274,8 +276,9 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
 
 def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items = None,
               k: Annotated[int, arg(aliases=("-k",))] = 10, where: Annotated[str | None, arg(metavar="CONDITION")] = None,
-              exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto", json: bool = False) -> int:
-    """Say what a user should see next: item ids, titles and scores, best first.
+              exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto",
+              engine: Literal["float", "int8"] = "float", json: bool = False) -> int:
+    """Say what a user should see next: item ids, titles and scores, best first. Items added since training are among them.
 
     JSON: {"user", "history": [{"item_id", "title"}], "where", "recommendations": [{"item_id", "title", "score"}]}.
 
@@ -287,24 +290,83 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
         where: condition over the columns of the items table, such as "category = 'x' and price < 20"
         exclude: item ids that are never shown
         seen: whether items of the history may come again; auto: only where users take items again
+        engine: int8 computes in 8 bits, and says how often its lists agree with those in full precision
         json: print JSON instead of tables
     """
     from semid import views
-    from semid.run import load
+    from semid.serving.contract import Request
+    from semid.serving.engine import Engine
 
     say = Voice(json)
-    if (user is None) == (history is None):
-        got = "neither" if user is None else "both"
-        raise ConfigError(f"recommend: want either --user ID or --history ITEM,ITEM,..., got {got}")
-    loaded = load(run)
-    catalog = loaded.catalog
-    given = None if history is None else flags.listed(history)
-    answer = loaded.recommend(user, given, k=k, where=where, exclude=flags.listed(exclude), seen=seen)
-    rows = loaded.history(user) if user is not None else [catalog.items.row(item, "item") for item in given or []]
-    titles = [catalog.titles[row] for row in rows]
-    say.show(*views.recommendations(answer, "this history" if user is None else f"user {user}", titles, k=k))
-    shown = [{"item_id": str(catalog.items.ids[row]), "title": catalog.titles[row]} for row in rows]
-    say.result({"user": user, "history": shown, "where": where, "recommendations": answer})
+    _want_one(user, history)
+    opened = Engine.open(run, engine=engine)
+    past = _past(opened, user, history)
+    request = Request(past.item_ids, past.times, k=k, where=where, exclude=tuple(flags.listed(exclude)), seen=seen)
+    [answer] = opened.recommend([request])
+    if answer.error is not None:
+        raise answer.error
+    if where is not None and not opened.snapshot.admitted(where, None).count:
+        raise DataError(f"--where {where!r}: no item of {opened.snapshot.num_alive:,} matches; "
+                        "check the values, which are compared exactly")
+    found = [{"item_id": item, "title": title, "score": score}
+             for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
+    shown = [{"item_id": item, "title": opened.item(item)["title"]} for item in past.item_ids]
+    say.show(*views.recommendations(found, "this history" if user is None else f"user {user}", [s["title"] for s in shown], k=k))
+    if engine == "int8":
+        say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
+    say.result({"user": user, "history": shown, "where": where, "recommendations": found})
+    return 0
+
+
+def explain(run: RunFolder, /, *, item: Annotated[str, arg(metavar="ID")], user: flags.Id = None, history: flags.Items = None,
+            json: bool = False) -> int:
+    """Say why an item: its path down the code tree, the history items that mattered, and what lies near it.
+
+    JSON: {"item_id", "title", "score", "scale", "rank", "path": [{"code", "probability", "rank", "siblings", "items", "titles"}],
+    "history": [{"item_id", "title", "position", "effect"}], "content" and "together": [{"item_id", "title", "score"}], "note"}.
+
+    Args:
+        run: run folder
+        item: the item to explain
+        user: id of a user in the data
+        history: item ids, oldest first, of anybody
+        json: print JSON instead of tables
+    """
+    from semid import views
+    from semid.serving.contract import Request
+    from semid.serving.engine import Engine
+
+    say = Voice(json)
+    _want_one(user, history)
+    opened = Engine.open(run)
+    past = _past(opened, user, history)
+    found = opened.explain(Request(past.item_ids, past.times), item)
+    say.show(*views.explanation(found))
+    say.result(asdict(found))
+    return 0
+
+
+def add(run: RunFolder, /, *, items: Annotated[str, arg(metavar="NEW")], item_id: flags.Column = None,
+        view: Annotated[tuple[str, ...], arg(metavar="NAME=FILE.npy")] = (), json: bool = False) -> int:
+    """Make new items recommendable without training: they get free codes from their content, old items keep theirs.
+
+    All of the table or none of it; written to RUN/changes, the trained files stay as they are.
+
+    JSON: {"kind", "count", "items", "version"}.
+
+    Args:
+        run: run folder
+        items: table of the new items, with the columns of the run's own
+        item_id: id column of the table
+        view: text=FILE.npy, one row an item, where the run was trained on vectors of your own
+        json: print JSON instead of tables
+    """
+    from semid.serving.engine import Engine
+
+    say = Voice(json)
+    done = Engine.open(run).add(items, item_id=item_id, views=flags.vectors(view))
+    say.show(Text(f"{done.count:,} new item{'s' if done.count != 1 else ''}, {done.items:,} can be recommended now"))
+    say.result(asdict(done))
     return 0
 
 
@@ -412,14 +474,14 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
 
     opened = Engine.open(run, engine=engine)
     if engine == "int8":
-        say.about(Text(f"int8: {opened.agreement():.1%} of its top 10 are those of float"))
+        say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
     serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, started=started)
     return 0
 
 
 VERBS: dict[str, Callable[..., int]] = {
     "demo": demo, "data check": data_check, "train": train, "evaluate": evaluate, "compare": compare, "recommend": recommend,
-    "codes": codes, "serve": serve, "recipes": recipes, "doctor": doctor}
+    "explain": explain, "codes": codes, "add": add, "serve": serve, "recipes": recipes, "doctor": doctor}
 
 DEMO: dict[str, dict[str, object]] = {
     "item_knn": {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]},
@@ -430,6 +492,20 @@ DEMO: dict[str, dict[str, object]] = {
 
 
 # What the verbs share ----------------------------------------------------------------------------------------------------
+
+
+def _want_one(user: str | None, history: str | None) -> None:
+    """Raise `ConfigError` unless there is one of the two."""
+    if (user is None) == (history is None):
+        got = "neither" if user is None else "both"
+        raise ConfigError(f"want either --user ID or --history ITEM,ITEM,..., got {got}")
+
+
+def _past(engine: Engine, user: str | None, history: str | None) -> History:
+    """Return whose history is meant: that of a known user, or the one given."""
+    from semid.serving.contract import History
+
+    return History(tuple(flags.listed(history)), None) if user is None else engine.history(user)
 
 
 class Voice:

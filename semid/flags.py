@@ -66,10 +66,9 @@ class Reading:
         """Read the tables as the flags say."""
         from semid.data.read import read
 
-        views = dict(_pair(each, "--view", "NAME=FILE.npy") for each in self.view)
         return read(events, self.items, user=self.user, item=self.item, time=self.time, position=self.position,
                     action=self.action, value=self.value, split=self.split_column, item_id=self.item_id,
-                    text=self.text or None, views=views or None, order=self.order,
+                    text=self.text or None, views=vectors(self.view), order=self.order,
                     on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, user_core=self.user_core,
                     item_core=self.item_core, min_history=self.min_events)
 
@@ -132,6 +131,11 @@ def settings_by_recipe(pairs: Sequence[str], recipes: Sequence[str]) -> Mapping[
                               f"{did_you_mean(recipe, recipes)}; it has: {', '.join(dict.fromkeys(recipes))}")
         found.setdefault(recipe, {})[name] = value
     return found
+
+
+def vectors(pairs: Sequence[str]) -> dict[str, str] | None:
+    """Return {"text": "file.npy"} from ["text=file.npy"], None from nothing."""
+    return dict(_pair(each, "--view", "NAME=FILE.npy") for each in pairs) or None
 
 
 def listed(text: str | None) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from semid.evaluation.evaluate import Evaluation, Measure
     from semid.recipe_cards import RecipeCard
     from semid.run import Run
+    from semid.serving.contract import Explanation
     from semid.types import Split
 
 Parts = list["RenderableType"]
@@ -161,6 +162,32 @@ def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *,
         table.add_row(str(rank), Text(item["item_id"]), Text(item["title"]), f"{item['score']:.4f}")
     few = [Text(f"{len(answer)} items satisfy the rule, {k} were asked for", style="dim")] if k and len(answer) < k else []
     return [Text.assemble((f"For {who}, {after}", "bold"), f"{last}\n"), table, *few]
+
+
+def explanation(found: Explanation) -> Parts:
+    """The item, its path, what mattered, what is near."""
+    place = "beyond the first 1,000" if found.rank is None else f"number {found.rank:,}"
+    out: Parts = [Text.assemble((f"{found.title} ({found.item_id})", "bold"), f": {place} in the list, {found.scale} {found.score:.4f}"),
+                  *([Text(found.note, style="dim")] if found.note else [])]
+    if found.path:
+        path = grid("level", "code", "probability", "rank", "items below", "titles", left=1)
+        path.columns[-1].justify, path.columns[-1].no_wrap = "left", False
+        for place, level in enumerate(found.path, 1):
+            path.add_row(str(place), str(level.code), f"{level.probability:.4f}", f"{level.rank:,} of {level.siblings:,}",
+                         f"{level.items:,}", Text("; ".join(level.titles)))
+        out += [Text("\nPath down the code tree\n", style="bold"), path]
+    if found.history:
+        history = grid("effect", "item", "title")
+        for each in found.history[:10]:
+            history.add_row(f"{each.effect:+.4f}", Text(each.item_id), Text(each.title))
+        out += [Text("\nHistory items that mattered: score with them minus score without\n", style="bold"), history]
+    for title, neighbours in (("Nearest by content", found.content), ("Nearest by who took both", found.together)):
+        if neighbours:
+            near = grid("cosine", "item", "title")
+            for each in neighbours:
+                near.add_row(f"{each.score:.3f}", Text(each.item_id), Text(each.title))
+            out += [Text(f"\n{title}\n", style="bold"), near]
+    return out
 
 
 def codes(found: Mapping[str, Any]) -> Parts:

@@ -199,7 +199,7 @@ def test_recommend_prints_ids_titles_and_scores(run: Path, capsys: pytest.Captur
     (["--user", "u1", "--where", "prise < 3"], "unknown column 'prise' (did you mean 'price'?)"),
     (["--user", "u1", "--where", "price <"], "--where 'price <'"),
     (["--user", "u1", "--where", "price > 10000"], "no item of 64 matches"),
-    (["--user", "u1", "-k", "0"], "want k in [1, 10000], got 0"),
+    (["--user", "u1", "-k", "0"], "want a whole number in [1, 10,000], got 0"),
 ])
 def test_recommend_refuses_with_one_message(run: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture):
     assert said in refused(capsys, "recommend", run, *flags)

@@ -28,7 +28,7 @@ MAY_SEE = {
 }
 """What each may import besides itself. Everything else (run, compare, recipes, cli, ...) sees all but serving and cli."""
 
-ONLY_FOR_CLI = ("flags", "views", "cli", "serving")
+ONLY_FOR_CLI = ("flags", "views", "serving", "cli")
 
 VERBS = {
     "demo": {"out", "seed"},
@@ -36,7 +36,9 @@ VERBS = {
     "train": {"recipe", "data", "out", "reading", "splitting", "set", "seed", "resume", "device"},
     "evaluate": {"run", "part"},
     "compare": {"recipes", "data", "out", "reading", "splitting", "set", "seeds", "no_baselines", "name", "results", "device"},
-    "recommend": {"run", "user", "history", "k", "where", "exclude", "seen"},
+    "recommend": {"run", "user", "history", "k", "where", "exclude", "seen", "engine"},
+    "explain": {"run", "item", "user", "history"},
+    "add": {"run", "items", "item_id", "view"},
     "codes": {"run", "examples"},
     "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "limits"},
     "recipes": {"name", "results"},

@@ -1,0 +1,185 @@
+"""Items come, change and go: old ones keep their codes, new ones are real and recommendable, all of it survives reopening."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semid.errors import DataError, RunError, UnknownId
+from semid.run import load
+from semid.serving.contract import Request
+from semid.serving.engine import Engine
+from tests.serving import world
+
+NEW = range(60, 66)
+EVERYTHING = Request(("i6", "i12"), k=100, beams=100, seen="keep")
+
+
+def shown(engine: Engine, request: Request = EVERYTHING) -> dict[str, float]:
+    [answer] = engine.recommend([request])
+    assert answer.error is None, answer.error
+    return dict(zip(answer.item_ids, answer.scores, strict=True))
+
+
+def test_new_items_are_recommended_with_free_codes_and_old_ones_keep_theirs(copied):
+    engine = Engine.open(copied)
+    before, held = engine.snapshot, len(engine._serving.states.held)
+    shown(engine)
+    change = engine.add(world.items(NEW))
+    assert (change.kind, change.count, change.items, change.version) == ("add", 6, 66, 2)
+    after = engine.snapshot
+    codes = after.codes.ids.codes
+    assert np.array_equal(codes[:60], before.codes.ids.codes)
+    assert len(np.unique(codes, axis=0)) == 66
+    scores = shown(engine)
+    assert set(scores) == {f"i{row}" for row in range(66)}
+    assert np.exp(list(scores.values())).sum() == pytest.approx(1, abs=1e-4)
+    # What began with the snapshot before still ends with it, and states of histories stay valid.
+    assert len(before) == 60
+    assert len(engine._serving.states.held) == held + 1
+    # A new item is in histories, in rules, and near those of its kind.
+    assert engine.recommend([Request(("i61", "i63"), k=5)])[0].error is None
+    assert set(shown(engine, Request(("i6",), k=9, where="price = 8 and title like '%glass vase'"))) <= {"i17", "i35", "i53", "i71", "i65"}
+    assert engine.similar("i62", 3)[0].title.endswith("wool scarf")
+    assert engine.similar("i62", 3, by="together") == []
+    nodes = after.codes.generator.node
+    last = after.codes.tree.order >= 60
+    assert not nodes[-1][last].any()
+    assert not after.codes.generator.input.item.weight[60:].any()
+
+
+def test_changes_survive_reopening_and_leave_the_trained_run_alone(copied):
+    engine = Engine.open(copied)
+    engine.add(world.items(range(60, 62)))
+    engine.add(world.items(range(62, 64)).select(["item_id", "title", "tags"]))
+    engine.update(pa.table({"item_id": ["i60", "i3"], "price": [77.0, 78.0], "title": ["a new name", "steel bowl"]}))
+    engine.remove(["i1", "i61"])
+    again = Engine.open(copied)
+    assert shown(again) == pytest.approx(shown(engine), abs=1e-5)
+    assert np.array_equal(again.snapshot.codes.ids.codes, engine.snapshot.codes.ids.codes)
+    assert again.snapshot.catalog.table.equals(engine.snapshot.catalog.table)
+    assert again.snapshot.catalog.titles == engine.snapshot.catalog.titles
+    assert again.item("i62")["attributes"]["price"] is None
+    assert again.item("i1")["removed"]
+    assert len(load(copied).catalog) == 60
+    assert sorted(p.name for p in (copied / "changes").iterdir()) == [f"00000{n}.parquet" for n in (1, 2, 3, 4)]
+
+
+def test_removed_items_are_never_shown_but_may_be_read(copied):
+    engine = Engine.open(copied)
+    change = engine.remove(["i6", "i7"])
+    assert (change.kind, change.count, change.items) == ("remove", 2, 58)
+    assert set(shown(engine)) == {f"i{row}" for row in range(60)} - {"i6", "i7"}
+    assert "i6" not in {near.item_id for near in engine.similar("i0", 60)}
+    assert engine.search("garden hose", 60)
+    assert "i6" not in {near.item_id for near in engine.search("garden hose", 60)}
+    with pytest.raises(UnknownId):
+        engine.remove(["i8", "i999"])
+    assert "i8" in shown(engine)
+
+
+def test_changed_attributes_forget_the_masks_of_predicates(copied):
+    engine = Engine.open(copied)
+    cheap = Request(("i6",), k=60, where="price < 1", seen="keep")
+    before = set(shown(engine, cheap))
+    assert before == {f"i{row}" for row in range(0, 60, 9)}
+    engine.update({"item_id": ["i9", "i1"], "price": [5.5, 0.5]})
+    assert set(shown(engine, cheap)) == before - {"i9"} | {"i1"}
+
+
+@pytest.mark.parametrize(("table", "words"), [
+    (world.items(range(58, 62)), "'i58' and 1 more are in the catalogue already"),
+    (world.items(NEW).append_column("colour", pa.array(["x"] * 6)), "unknown column 'colour'"),
+    (world.items(NEW).set_column(4, "price", pa.array(["cheap"] * 6)), "column 'price': want double"),
+    (world.items(NEW).set_column(1, "title", pa.array([""] * 6)).drop_columns(["category", "tags"]), "no text to encode"),
+    (world.items(range(60, 61)).take([0, 0]), "an item id that an earlier row has"),
+])
+def test_a_bad_table_changes_nothing_and_says_why(copied, table, words):
+    engine = Engine.open(copied)
+    with pytest.raises(DataError) as error:
+        engine.add(table)
+    assert words in str(error.value)
+    assert engine.snapshot.version == 1
+    assert not (copied / "changes").exists()
+
+
+def test_a_run_that_ranks_items_directly_says_that_it_takes_no_new_ones(knn_folder, tmp_path):
+    folder = shutil.copytree(knn_folder, tmp_path / "knn")
+    engine = Engine.open(folder)
+    with pytest.raises(RunError, match="recipe 'item_knn' keeps a vector or a row of counts"):
+        engine.add(world.items(NEW))
+    assert engine.remove(["i0"]).items == 59
+
+
+def test_another_encoder_than_the_runs_is_found_out(copied):
+    engine = Engine.open(copied)
+    newcomers = engine.snapshot.newcomers
+    newcomers.__dict__["encode"] = lambda catalog: np.eye(len(catalog), newcomers.content_width, dtype=np.float32)
+    with pytest.raises(RunError, match="not the one this run was trained with"):
+        engine.add(world.items(NEW))
+
+
+def test_own_vectors_are_taken_as_they_are_and_their_width_checked(copied):
+    engine = Engine.open(copied)
+    width = engine.snapshot.newcomers.content_width
+    vectors = engine.snapshot.content[[8, 9]].numpy()
+    engine.add(world.items(range(60, 62)), views={"text": vectors})
+    assert engine.similar("i60", 1)[0].item_id in ("i8", "i2", "i14", "i20", "i26", "i32", "i38", "i44", "i50", "i56")
+    with pytest.raises(DataError, match=f"want width {width} as in training, got 3"):
+        engine.add(world.items(range(62, 64)), views={"text": np.ones((2, 3), np.float32)})
+
+
+def test_two_processes_that_change_one_run_are_found_out(copied):
+    first, second = Engine.open(copied), Engine.open(copied)
+    first.remove(["i0"])
+    with pytest.raises(RunError, match="another process changed this run meanwhile"):
+        second.remove(["i1"])
+    assert "i1" in shown(second)
+    second.swap(copied)
+    second.remove(["i1"])
+    assert {"i0", "i1"} & set(shown(second)) == set()
+
+
+def test_a_damaged_change_is_told(copied):
+    Engine.open(copied).remove(["i0"])
+    path = copied / "changes" / "000001.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data[:-9]))
+    with pytest.raises(RunError, match="000001.parquet: cannot be read"):
+        Engine.open(copied)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["tiger:causal", "grid:causal"])
+def test_systems_with_a_numbered_last_level_take_new_items_too(recipe, tmp_path):
+    settings = {"text": "hashed", "size": 8, "width": 16, "heads": 2, "head_width": 8, "layers": 1, "feedforward": 32, "tokens": 256,
+                "steps": 20, "look_every": 20, "optimization.warmup": 2}
+    if recipe.startswith("tiger"):
+        settings |= {"latent": 8, "tokenizer_steps": 100}
+    engine = Engine.open(world.train(recipe, tmp_path / "run", settings).folder)
+    before = engine.snapshot.codes.ids.codes
+    taken = 0
+    for row in NEW:
+        try:
+            taken += engine.add(world.items(range(row, row + 1))).count
+        except DataError:  # the numbers of its group are all taken
+            continue
+    codes = engine.snapshot.codes.ids.codes
+    assert taken > 0
+    assert np.array_equal(codes[:60], before)
+    assert len(np.unique(codes, axis=0)) == len(np.unique(before, axis=0)) + taken
+    assert len(shown(engine)) == 60 + taken
+
+
+@pytest.mark.slow
+def test_fusion_takes_new_items(tmp_path):
+    folder = world.train("semid:fusion", tmp_path / "run", {**world.SMALL, "epochs": 1}).folder
+    assert json.loads((folder / "fusion.json").read_text())["weight"] <= 1
+    engine = Engine.open(folder)
+    engine.add(world.items(NEW))
+    assert len(shown(engine)) == 66

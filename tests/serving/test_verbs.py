@@ -1,0 +1,41 @@
+"""The verbs over the engine: add, then recommend and explain what was added."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from semid import cli
+from tests.serving import world
+
+
+def test_what_add_brought_recommend_shows_and_explain_explains(copied, tmp_path, capsys: pytest.CaptureFixture):
+    pq.write_table(world.items(range(60, 64)), tmp_path / "new.parquet")
+    assert cli.main(["add", str(copied), "--items", str(tmp_path / "new.parquet")]) == 0
+    assert capsys.readouterr().out.strip() == "4 new items, 64 can be recommended now"
+    assert cli.main(["recommend", str(copied), "--history", "i6,i12", "-k", "64", "--seen", "keep", "--json"]) == 0
+    shown = {each["item_id"] for each in json.loads(capsys.readouterr().out)["recommendations"]}
+    assert shown == {f"i{row}" for row in range(64)}
+    assert cli.main(["explain", str(copied), "--user", "u1", "--item", "i61"]) == 0
+    told = capsys.readouterr().out
+    for words in ("oak table (i61)", "Path down the code tree", "History items that mattered", "Nearest by content"):
+        assert words in told
+    assert cli.main(["explain", str(copied), "--history", "i6,i12", "--item", "i61", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["item_id"] == "i61"
+    assert len(found["path"]) == 3
+    assert {each["item_id"] for each in found["history"]} == {"i6", "i12"}
+
+
+def test_int8_says_how_far_it_agrees(run_folder, capsys: pytest.CaptureFixture):
+    assert cli.main(["recommend", str(run_folder), "--history", "i6,i12", "--engine", "int8"]) == 0
+    assert "of the top 10 are those of full precision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["explain", "RUN", "--item", "nope", "--user", "u1"], ["explain", "RUN", "--item", "i1"],
+                                       ["add", "RUN", "--items", "no-such-file.csv"], ["recommend", "RUN", "--user", "nobody"]])
+def test_mistakes_are_one_message(run_folder, arguments, capsys: pytest.CaptureFixture):
+    assert cli.main([str(run_folder) if a == "RUN" else a for a in arguments]) == 2
+    assert "Traceback" not in capsys.readouterr().err
