@@ -27,7 +27,8 @@ from rich.text import Text
 from tyro.conf import arg
 
 from semid import flags
-from semid.errors import ConfigError, DataError, SemidError, did_you_mean
+from semid.errors import ConfigError, DataError, MissingExtra, SemidError, did_you_mean
+from semid.serving.limits import Limits
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -448,9 +449,56 @@ def doctor(*, json: bool = False) -> int:
     return 0
 
 
+def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_file: Path | None = None, store: str | None = None,
+          drain: float = 5.0, engine: Literal["float", "int8"] = "float", limits: Limits = Limits(), json: bool = False) -> int:  # noqa: B008
+    """Answer over HTTP: recommendations, events, new items. GET /docs shows the commands to paste.
+
+    Without a key it serves this machine alone. SIGHUP reads the run folder again, SIGTERM ends it when all is answered.
+
+    JSON: {"address", "docs", "store"} once it listens. Logs are JSON lines on stderr.
+
+    Args:
+        run: run folder
+        port: 0 takes a free one
+        host: address to listen on; any but this machine's own needs a key
+        key_file: file with the key that clients send as "Authorization: Bearer KEY" (default: SEMID_KEY of the environment, if set)
+        store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite)
+        drain: seconds after SIGTERM in which /ready says no and everything is still answered
+        engine: int8 computes in 8 bits, and says how many of its top 10 are those of float
+        limits: what one client may ask for
+        json: print JSON instead of text
+    """
+    from semid.serving.histories import shown
+    from semid.serving.security import check_bind, find_key
+
+    say = Voice(json)
+    key = find_key(key_file)
+    check_bind(host, key)
+    try:
+        from semid.serving.engine import Engine
+        from semid.serving.server import serve as serve_engine
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"semid serve needs the package {error.name}; install it: pip install \"semid[serve]\"") from None
+    import torch
+
+    torch.set_num_threads(1)  # a second thread waits for busy cores more than it computes; take more processes instead
+    store = store or str(run.with_name(f"{run.resolve().name}.histories.sqlite"))
+
+    def started(address: str) -> None:
+        say.result({"address": address, "docs": f"{address}/docs", "store": shown(store)})
+        say.show(Text(f"semid serves {run} at {address}; how to ask: {address}/docs; histories: {shown(store)}; Ctrl-C ends it"))
+        sys.stdout.flush()
+
+    opened = Engine.open(run, engine=engine)
+    if engine == "int8":
+        say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
+    serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, started=started)
+    return 0
+
+
 VERBS: dict[str, Callable[..., int]] = {
     "demo": demo, "data check": data_check, "train": train, "evaluate": evaluate, "compare": compare, "recommend": recommend,
-    "explain": explain, "codes": codes, "add": add, "recipes": recipes, "doctor": doctor}
+    "explain": explain, "codes": codes, "add": add, "serve": serve, "recipes": recipes, "doctor": doctor}
 
 DEMO: dict[str, dict[str, object]] = {
     "item_knn": {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]},

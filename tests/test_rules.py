@@ -13,6 +13,7 @@ import pytest
 
 import semid
 from semid import cli, flags
+from semid.serving.limits import Limits
 
 HOUSE = Path(semid.__file__).parent
 STAGES = ("data", "encoders", "scorers", "tokenizers", "generators", "objectives", "decoding", "evaluation")
@@ -39,13 +40,16 @@ VERBS = {
     "explain": {"run", "item", "user", "history"},
     "add": {"run", "items", "item_id", "view"},
     "codes": {"run", "examples", "export"},
+    "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "limits"},
     "recipes": {"name", "results"},
     "doctor": set(),
 }
 READING = {"items", "user", "item", "time", "position", "action", "value", "split_column", "item_id", "text", "view", "order",
            "on_bad_rows", "duplicates", "user_core", "item_core", "min_events"}
 SPLITTING = {"split", "max_history", "seen", "shuffle_ties", "valid_from", "test_from", "held_out", "split_seed", "min_history"}
-DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+LIMITS = {"max_body", "max_k", "max_history", "max_beams", "max_ids", "max_where", "max_explained", "max_events", "max_items",
+          "max_batch", "max_waiting", "max_rate", "max_seconds", "max_change_seconds", "max_read_seconds", "max_connections"}
+DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 EXPORTS = {"Protocol", "Run", "SemidError", "compare", "load", "read", "train"}
 
 
@@ -91,6 +95,7 @@ def test_the_verbs_and_their_flags_are_a_closed_list():
     assert found == VERBS
     assert {field.name for field in dataclasses.fields(flags.Reading)} == READING
     assert {field.name for field in dataclasses.fields(flags.Splitting)} == SPLITTING
+    assert {field.name for field in dataclasses.fields(Limits)} == LIMITS
 
 
 def test_every_verb_prints_json_and_documents_it():

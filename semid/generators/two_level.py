@@ -135,7 +135,8 @@ class TwoLevel(nn.Module):
     def transformer(self) -> CausalTransformer:
         """The temporal model, where it is the one that can keep keys and values and take in new items."""
         if not isinstance(self.temporal, CausalTransformer):
-            raise ConfigError(f"two-level generator: want the transformer for kept states and new items, got {type(self.temporal).__name__}")
+            raise ConfigError(f"two-level generator: want the transformer for kept states and new items, "
+                              f"got {type(self.temporal).__name__}")
         return self.temporal
 
     def with_items(self, ids: SemanticIds, tree: CodeTree, content: Tensor) -> TwoLevel:

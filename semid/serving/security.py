@@ -1,0 +1,86 @@
+"""Who may ask: one key, and where the server may listen.
+
+Without a key the server listens on this machine alone, and answers only requests addressed to this machine: a web page of
+somebody else, whose name was pointed here, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from semid.errors import ConfigError
+
+SHORTEST_KEY = 16
+VARIABLE = "SEMID_KEY"
+HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names under which a server without a key answers."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def find_key(file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the key in a file, else of SEMID_KEY, else None. Never a command-line argument: those are seen by all users."""
+    if file is not None:
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--key-file {file}: cannot be read: {error}") from None
+        source = f"--key-file {file}"
+    elif VARIABLE in environment:
+        key, source = environment[VARIABLE].strip(), VARIABLE
+    else:
+        return None
+    if len(key) < SHORTEST_KEY or not key.isascii() or any(c.isspace() for c in key):
+        raise ConfigError(f"{source}: want a key of at least {SHORTEST_KEY} ASCII characters without spaces, got {len(key)}; make one: "
+                          "python -c \"import secrets; print(secrets.token_urlsafe(32))\"")
+    return key
+
+
+def check_bind(host: str, key: str | None) -> None:
+    """Raise `ConfigError` where others could reach a server that has no key."""
+    if key is None and not is_loopback(host):
+        raise ConfigError(f"--host {host}: others can reach this address, so the server needs a key; put one into a file and name it "
+                          f"with --key-file FILE (or set {VARIABLE}), or leave --host away to serve this machine alone")
+
+
+class Guard:
+    """Decides whether a request may pass. key: None = this machine alone."""
+
+    def __init__(self, key: str | None):
+        self._digest = None if key is None else _digest(key.encode())
+
+    def refuses(self, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        """Return a status and the reason, or None where the request may pass. headers: by lower-case name."""
+        if self._digest is None:
+            name = _name(headers.get(b"host", b""))
+            if name in HERE:
+                return None
+            return 403, f"Host {name!r}: this server has no key, so it answers this machine alone; ask http://127.0.0.1:PORT"
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(_digest(given.strip()), self._digest):
+            return None
+        return 401, "want the server's key: send the header \"Authorization: Bearer KEY\""
+
+
+def _digest(key: bytes) -> bytes:
+    """Equal lengths, so that comparing tells nothing about the key."""
+    return hashlib.sha256(key).digest()
+
+
+def _name(host: bytes) -> str:
+    """The name in a Host header, without its port."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]
