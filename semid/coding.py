@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,26 @@ import numpy as np
 from semid.data.letter import codes_of_tokens, read_index_json
 from semid.errors import DataError, did_you_mean
 from semid.protocols import CollisionPolicy, Tokenizer
+from semid.recommenders import read_codes, write_codes
 from semid.tokenizers.collisions import collision_report, next_free
 from semid.tokenizers.health import health
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
+
+
+def made_once(source: str, tokenize: Callable[[], SemanticIds], data: Split, job: Job) -> SemanticIds:
+    """Return the run's codes: published ones where `source` names some, else what `tokenize` makes.
+
+    A run that goes on reads the codes it was trained on: made again on another machine, or with another number of threads, they may
+    differ in places.
+    """
+    file = None if job.out is None else job.out / "codes.parquet"
+    if job.resume and file is not None and file.exists():
+        return read_codes(file)
+    ids = published(source, data, job) if source else tokenize()
+    if file is not None:
+        write_codes(file, ids)
+    return ids
 
 
 def coded(tokenizer: Tokenizer, catalog: Catalog, policy: CollisionPolicy, data: Split, job: Job) -> SemanticIds:

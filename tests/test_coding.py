@@ -11,7 +11,7 @@ import pytest
 
 from semid import cli
 from semid.codes import ids_of
-from semid.coding import published
+from semid.coding import made_once, published
 from semid.data.letter import read_index_json, write_index_json
 from semid.errors import DataError
 from semid.recipes import semid as default
@@ -86,3 +86,12 @@ def test_unknown_columns_and_items_without_codes_are_one_clear_message():
         published("title", data, Job())
     with pytest.raises(DataError, match="nowhere.index.json: cannot be read"):
         published("nowhere.index.json", data, Job())
+
+
+def test_a_run_that_goes_on_keeps_its_codes(tmp_path: Path):
+    """Codes made again elsewhere may differ in places; the checkpoint is of those that were there."""
+    ids, other = (SemanticIds(np.array(codes, np.int16), (2, 2)) for codes in ([[0, 1], [1, 0]], [[1, 1], [0, 0]]))
+    begun, resumed = Job(out=tmp_path), Job(out=tmp_path, resume=True)
+    assert made_once("", lambda: ids, walk(), begun) is ids
+    np.testing.assert_array_equal(made_once("", lambda: other, walk(), resumed).codes, ids.codes)
+    assert made_once("", lambda: other, walk(), begun) is other

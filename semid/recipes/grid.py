@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from semid.coding import coded, published
+from semid.coding import coded, made_once
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.newcomers import Newcomers
@@ -73,7 +73,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    ids = published(config.codes, data, job) if config.codes else tokenize(config, data, job)
+    ids = made_once(config.codes, lambda: tokenize(config, data, job), data, job)
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from semid import generation
-from semid.coding import coded, published
+from semid.coding import coded, made_once
 from semid.generation import generate
 from semid.recipes import sasrec
 from semid.recipes.sasrec import Config as SASRecSettings
@@ -86,7 +86,7 @@ def smoke() -> Config:
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
     codes = config.tiger.codes or config.two_level.codes
-    ids = published(codes, data, job) if codes else tokenize(config, data, job)
+    ids = made_once(codes, lambda: tokenize(config, data, job), data, job)
     return generate(ids, config.tiger, config.two_level, data, job, is_two_level=config.is_two_level,
                     temperature=config.temperature)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from semid.alignment import Alignment, align
-from semid.coding import published
+from semid.coding import made_once
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
 from semid.errors import ConfigError, DataError
@@ -98,7 +98,7 @@ def smoke() -> Config:
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     torch.manual_seed(job.seed)
     catalog, views = with_views(config, data.catalog, data, job)
-    ids = published(config.codes, data, job) if config.codes else tokenize(catalog, views, config, data.train.counts, job)
+    ids = made_once(config.codes, lambda: tokenize(catalog, views, config, data.train.counts, job), data, job)
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from semid.alignment import Alignment, align
-from semid.coding import coded, published
+from semid.coding import coded, made_once
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import DataError
@@ -83,7 +83,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    return generate(config, published(config.codes, data, job) if config.codes else tokenize(config, data, job), data, job)
+    return generate(config, made_once(config.codes, lambda: tokenize(config, data, job), data, job), data, job)
 
 
 def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
