@@ -203,7 +203,7 @@ class Page:
             view = await service.aside(lambda: tree_view.view(service.engine.snapshot, under, lit, query.get("why")))
         except SemidError as mistake:
             return HTMLResponse(self._parts.problem(sentence(mistake)), 422, POLICY)
-        return HTMLResponse(self._parts.tree(view), headers=POLICY)
+        return HTMLResponse(self._parts.tree(view, query.get("why")), headers=POLICY)
 
     async def _board(self, wanted: Wanted) -> Board:
         service = self._service
@@ -292,13 +292,13 @@ def _sending(file: Path, kind: str) -> Callable:
 
 
 def card(engine: Engine, item_id: str, score: float) -> Card:
-    """Return an item as the page shows it."""
+    """Return an item as the page shows it. Ids of other tables (columns in _id) say nothing to a person."""
     item = engine.item(item_id)
     facts, picture = [], ""
     for name, value in item["attributes"].items():
         if name.lower() in PICTURES:
             picture = picture or picture_of(value)
-        elif value not in (None, [], "", item_id, item["title"]):
+        elif value not in (None, [], "", item_id, item["title"]) and not name.lower().endswith("_id"):
             facts.append((name, _short(value)))
     return Card(item_id, item["title"], signed(score), picture, tuple(facts[:FACTS]))
 
