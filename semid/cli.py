@@ -66,6 +66,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
 
     from semid import views
     from semid.compare import compare as compare_recipes
+    from semid.compare import run_folder
     from semid.data.bundled import movielens
     from semid.types import Protocol
 
@@ -97,7 +98,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
               (f"semid recommend {run.folder} --user {user} --where {rule}", "the same user under a rule"),
               ("semid data check EVENTS --items ITEMS", "your own tables: CSV, TSV, Parquet or JSON Lines"),
               ("semid compare semid --data EVENTS --items ITEMS --out runs/mine", "the same on your own tables")])
-    return _open_page(run.folder, next(entry.run.folder for entry in table.entries if entry.name == "sasrec")) if serve else 0
+    return _open_page(run_folder(out, "semid:fusion", 0), run_folder(out, "sasrec", 0)) if serve else 0
 
 
 def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUESSED, bad_rows: Path | None = None,

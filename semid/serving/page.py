@@ -159,7 +159,7 @@ class Page:
                                          trim_blocks=True, lstrip_blocks=True)
         environment.filters |= {"count": count, "percent": percent, "plain": plain, "shorten": shorten, "signed": signed}
         self._whole = environment.get_template("page.html")
-        self._parts = environment.get_template("parts.html").module
+        self._parts: Any = environment.get_template("parts.html").module  # its macros are its attributes
 
     async def whole(self, query: QueryParams) -> Response:
         service, snapshot = self._service, self._service.engine.snapshot

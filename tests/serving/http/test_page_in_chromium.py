@@ -101,7 +101,8 @@ def test_titles_are_found_while_typing_and_added_by_keyboard_alone(browser: Chro
 def test_a_user_is_typed_with_completion_and_their_history_is_shown(browser: Chrome):
     field = one(browser, "#user")
     field.send_keys("u14")
-    until(browser, lambda: browser.execute_script("return [...document.querySelectorAll('#users option')].map((o) => o.value)")[:1] == ["u14"])
+    completions = "return [...document.querySelectorAll('#users option')].map((each) => each.value)"
+    until(browser, lambda: browser.execute_script(completions)[:1] == ["u14"])
     field.send_keys(Keys.ENTER)
     until(browser, lambda: texts(browser, ".history li") and "empty" not in texts(browser, ".history li")[0])
     one(browser, "#add-1-1").click()
@@ -158,8 +159,7 @@ def test_why_opens_under_the_card_lights_the_path_and_closes(browser: Chrome):
 
 def test_the_tree_is_walked_and_opened_by_keyboard_and_mouse(browser: Chrome):
     until(browser, lambda: len(texts(browser, "#tree .cell")) > 3)
-    first = browser.execute_script("const cell = document.querySelector('#tree [data-under]'); document.querySelector('#tree .cell').focus();"
-                                   "return cell.dataset.under")
+    first = one(browser, "#tree [data-under]").get_attribute("data-under")
     browser.execute_script("document.querySelector(`#tree [data-under='${arguments[0]}']`).focus()", first)
     where = lambda: browser.execute_script("return document.activeElement.dataset?.cell")
     start = where()
@@ -193,12 +193,13 @@ def test_everything_is_reached_by_tab_has_a_name_and_a_visible_focus(browser: Ch
 
 def test_an_answer_without_the_server_is_a_sentence(browser: Chrome):
     browser.execute_cdp_cmd("Network.enable", {})
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0})
+    network = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", network)
     try:
         one(browser, "#add-1-1").click()
         until(browser, lambda: "does not answer" in one(browser, "#trouble").text)
     finally:
-        browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1})
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", network | {"offline": False})
     one(browser, "#add-1-1").click()
     until(browser, lambda: len(history(browser)) == 1 and not one(browser, "#trouble").is_displayed())
     browser.get_log("browser")  # the failure that was wanted
