@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import shlex
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -42,12 +43,13 @@ def examples(service: Service) -> tuple[dict[tuple[str, str], Any], dict[str, An
     snapshot = service.engine.snapshot
     ids = [str(id_) for id_ in snapshot.catalog.items.ids[snapshot.alive][:2]]
     item = ids[0]
+    new = next(name for n in count(1) if (name := f"my-new-item-{n}") not in snapshot.catalog.items)
     bodies = {
         ("post", "/recommend"): {"history": ids, "k": 5},
-        ("post", "/events"): {"events": [{"key": "order-1001-line-1", "user": USER, "item_id": item, "action": "buy"}]},
-        ("post", "/items"): {"items": [{"item_id": "my-new-item", "title": "A new item"}]},
+        ("post", "/events"): {"events": [{"key": f"order-line-of-{item}", "user": USER, "item_id": item, "action": "buy"}]},
+        ("post", "/items"): {"items": [{"item_id": new, "title": "A new item"}]},
         ("patch", "/items"): {"items": [{"item_id": item, "title": service.engine.item(item)["title"]}]},
-        ("post", "/items/remove"): {"item_ids": ["my-new-item"]},
+        ("post", "/items/remove"): {"item_ids": [new]},
     }
     return bodies, {"item_id": item, "item": ids[-1], "history": ids[:1], "k": 5, "by": "content"}
 
