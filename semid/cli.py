@@ -46,7 +46,7 @@ RunFolder = Annotated[Path, arg(metavar="RUN")]
 # The verbs: each docstring is its help -----------------------------------------------------------------------------------
 
 
-def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, quiet: bool = False) -> int:
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, json: bool = False, quiet: bool = False) -> int:
     """The main job on bundled real data (MovieLens): check, train, compare, recommend. Under five minutes.
 
     Its settings are small so that it is quick; the numbers are not those of the results tables. Repeat the command to go on
@@ -58,6 +58,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
     Args:
         out: folder for the runs and the report
         seed: which user is shown
+        serve: open the page of the trained run afterwards, SASRec beside it, until Ctrl-C
         json: print JSON instead of tables
         quiet: no progress
     """
@@ -65,10 +66,15 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
 
     from semid import views
     from semid.comparison import compare as compare_recipes
+    from semid.comparison import run_folder
     from semid.data.bundled import movielens
     from semid.types import Protocol
 
     say = Voice(json)
+    if serve:
+        if json:
+            raise ConfigError("demo: want either --json, which ends with one value, or --serve, which does not end")
+        _serving()  # what is missing is said before the training
     say.step("1. Read and check: semid data check")
     data = movielens()
     split = data.split(Protocol())
@@ -92,7 +98,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: bool = False, qu
               (f"semid recommend {run.folder} --user {user} --where {rule}", "the same user under a rule"),
               ("semid data check EVENTS --items ITEMS", "your own tables: CSV, TSV, Parquet or JSON Lines"),
               ("semid compare semid --data EVENTS --items ITEMS --out runs/mine", "the same on your own tables")])
-    return 0
+    return _open_page(run_folder(out, "semid:fusion", 0), run_folder(out, "sasrec", 0)) if serve else 0
 
 
 def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUESSED, bad_rows: Path | None = None,
@@ -450,8 +456,9 @@ def doctor(*, json: bool = False) -> int:
 
 
 def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_file: Path | None = None, store: str | None = None,
-          drain: float = 5.0, engine: Literal["float", "int8"] = "float", limits: Limits = Limits(), json: bool = False) -> int:  # noqa: B008
-    """Answer over HTTP: recommendations, events, new items. GET /docs shows the commands to paste.
+          drain: float = 5.0, engine: Literal["float", "int8"] = "float", beside: Annotated[Path | None, arg(metavar="RUN2")] = None,
+          limits: Limits = Limits(), json: bool = False) -> int:  # noqa: B008
+    """Answer over HTTP: recommendations, events, new items; at / a page to try them. GET /docs shows the commands to paste.
 
     Without a key it serves this machine alone. SIGHUP reads the run folder again, SIGTERM ends it when all is answered.
 
@@ -465,6 +472,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
         store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite)
         drain: seconds after SIGTERM in which /ready says no and everything is still answered
         engine: int8 computes in 8 bits, and says how many of its top 10 are those of float
+        beside: another run, whose lists the page shows next to those of RUN
         limits: what one client may ask for
         json: print JSON instead of text
     """
@@ -474,25 +482,24 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
     say = Voice(json)
     key = find_key(key_file)
     check_bind(host, key)
-    try:
-        from semid.serving.engine import Engine
-        from semid.serving.server import serve as serve_engine
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"semid serve needs the package {error.name}; install it: pip install \"semid[serve]\"") from None
+    serve_engine = _serving()
     import torch
+
+    from semid.serving.engine import Engine
 
     torch.set_num_threads(1)  # a second thread waits for busy cores more than it computes; take more processes instead
     store = store or str(run.with_name(f"{run.resolve().name}.histories.sqlite"))
 
     def started(address: str) -> None:
         say.result({"address": address, "docs": f"{address}/docs", "store": shown(store)})
-        say.show(Text(f"semid serves {run} at {address}; how to ask: {address}/docs; histories: {shown(store)}; Ctrl-C ends it"))
+        say.show(Text(f"semid serves {run}; the page: {address}; how to ask: {address}/docs; histories: {shown(store)}; Ctrl-C ends it"))
         sys.stdout.flush()
 
     opened = Engine.open(run, engine=engine)
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
-    serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, started=started)
+    other = None if beside is None else Engine.open(beside)
+    serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, beside=other, started=started)
     return 0
 
 
@@ -509,6 +516,20 @@ DEMO: dict[str, dict[str, object]] = {
 
 
 # What the verbs share ----------------------------------------------------------------------------------------------------
+
+
+def _serving() -> Callable[..., None]:
+    """Return `semid.serving.server.serve`. Raises `MissingExtra`."""
+    try:
+        from semid.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"semid serve needs the package {error.name}; install it: pip install \"semid[serve]\"") from None
+    return serve
+
+
+def _open_page(run: Path, beside: Path) -> int:
+    """Serve a run on this machine, at a port that is free, until Ctrl-C."""
+    return serve(run, port=0, beside=beside)
 
 
 def _want_one(user: str | None, history: str | None) -> None:

@@ -17,7 +17,7 @@ from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 
 
-def made_once(source: str, tokenize: Callable[[], SemanticIds], data: Split, job: Job) -> SemanticIds:
+def made_once(source: str | None, tokenize: Callable[[], SemanticIds], data: Split, job: Job) -> SemanticIds:
     """Return the run's codes: published ones where `source` names some, else what `tokenize` makes.
 
     A run that goes on reads the codes it was trained on: made again on another machine, or with another number of threads, they may

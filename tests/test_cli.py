@@ -405,3 +405,8 @@ def test_the_health_of_codes_is_told_when_they_are_made_and_at_every_look():
 
 def test_a_count_is_three_digits():
     assert [views.short(n) for n in (7, 6_548, 45_760, 4_600_000, 2 * 10**9)] == ["7", "6.55k", "45.8k", "4.6M", "2G"]
+
+
+def test_demo_serves_or_prints_json_but_not_both(capsys: pytest.CaptureFixture):
+    assert cli.main(["demo", "--serve", "--json"]) == 2
+    assert "either --json" in capsys.readouterr().err

@@ -31,7 +31,7 @@ MAY_SEE = {
 ONLY_FOR_CLI = ("flags", "views", "serving", "cli")
 
 VERBS = {
-    "demo": {"out", "seed"},
+    "demo": {"out", "seed", "serve"},
     "data check": {"events", "reading", "bad_rows"},
     "train": {"recipe", "data", "out", "reading", "splitting", "set", "seed", "resume", "device"},
     "evaluate": {"run", "protocol", "part"},
@@ -40,7 +40,7 @@ VERBS = {
     "explain": {"run", "item", "user", "history"},
     "add": {"run", "items", "item_id", "view"},
     "codes": {"run", "examples", "export"},
-    "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "limits"},
+    "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "beside", "limits"},
     "recipes": {"name", "results"},
     "doctor": set(),
 }

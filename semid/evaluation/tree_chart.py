@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,8 +97,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A tree in drawing order. codes [N, D], edge [N+1], colour [N] (slot of the item's category)."""
+    """A tree in drawing order. order [N] (row of the item), codes [N, D], edge [N+1], colour [N] (slot of the item's category)."""
 
+    order: np.ndarray
     codes: np.ndarray
     weight: np.ndarray
     edge: np.ndarray
@@ -120,7 +122,7 @@ def arrange(tree: Tree) -> _Drawn:
         names = sorted(tally, key=lambda c: (-tally[c], c))[: SLOTS - 1]
         slot = {name: k for k, name in enumerate(names)}
         colour = np.array([slot.get(tree.category[row], SLOTS - 1) for row in order], dtype=int)
-    return _Drawn(codes[order], weight[order], edge, [tree.titles[row] for row in order], colour, names)
+    return _Drawn(order, codes[order], weight[order], edge, [tree.titles[row] for row in order], colour, names)
 
 
 def mostly(drawn: _Drawn, cell: Cell) -> str:
@@ -149,11 +151,14 @@ def said(drawn: _Drawn, cell: Cell) -> str:
     return "\n".join([*lines, f"+{count(size - 5)} more"] if size > 5 else lines)
 
 
-def icicle(drawn: _Drawn) -> str:
-    """Return the picture. Cells say their code where it fits; merged cells reach down to the last level, in grey."""
+def icicle(drawn: _Drawn, *, narrow: float = NARROW, attributes: Callable[[Cell], str] = lambda cell: "") -> str:
+    """Return the picture. Cells say their code where it fits; merged cells reach down to the last level, in grey.
+
+    narrow: share of the width below which cells are merged. attributes: markup that a cell's element carries besides its own.
+    """
     depth = drawn.codes.shape[1]
     out = []
-    for cell in cells(drawn.codes, drawn.edge, NARROW):
+    for cell in cells(drawn.codes, drawn.edge, narrow):
         left, width = drawn.edge[cell.begin], drawn.edge[cell.end] - drawn.edge[cell.begin]
         y = cell.level * ROW
         high = (depth - cell.level) * ROW if cell.merged > 1 else ROW
@@ -164,7 +169,7 @@ def icicle(drawn: _Drawn) -> str:
         box = f'x="{pct(left)}" y="{y}" width="{pct(width)}" height="{high - 1}"'
         look_of_text = "code tight" if width < 0.034 * len(text) else "code"  # tight: left out on a phone
         name = f'<svg {box}><text class="{look_of_text}" x="50%" y="{high / 2 + 4:g}">{text}</text></svg>' if fits else ""
-        out.append(f'<g class="cell" data-cell="{cell.level},{cell.begin},{cell.end},{cell.merged}">'
+        out.append(f'<g class="cell" data-cell="{cell.level},{cell.begin},{cell.end},{cell.merged}"{attributes(cell)}>'
                    f'<title>{escape(said(drawn, cell))}</title><rect class="{look}" {box}/>{name}</g>')
     label = f"Code tree of {len(drawn.titles)} items, {depth} levels; the table below it lists the largest codes"
     return svg("".join(out), height=depth * ROW, label=label, extra=" icicle")

@@ -31,6 +31,7 @@ from semid.serving.documentation import openapi, page
 from semid.serving.gate import Gate
 from semid.serving.histories import KeyConflict, StoreBusy, StoreError
 from semid.serving.messages import Ask, Error, Events, Id, Ids, Items
+from semid.serving.page import pages
 from semid.serving.security import Guard
 from semid.serving.service import SHOWN, By, Service
 
@@ -42,7 +43,7 @@ CONFLICT: dict[int | str, dict] = {409: {"model": Error, "description": "the key
 
 
 def create_app(service: Service, guard: Guard) -> FastAPI:
-    """Return the application. Pages for people are added like the groups of routes below; they pass the same gate. `/` is free."""
+    """Return the application: the API, its description at `/docs`, the page at `/`. All of them pass the same gate."""
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
@@ -59,6 +60,7 @@ def create_app(service: Service, guard: Guard) -> FastAPI:
     app.add_exception_handler(UnicodeEncodeError, _half_a_character)
     app.openapi = lambda: openapi(app, service)
     app.add_api_route("/docs", lambda: HTMLResponse(page(app.openapi())), include_in_schema=False)
+    pages(app, service)
     return app
 
 

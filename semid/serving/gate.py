@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from semid.serving.limits import Limits, Rate, Room
 from semid.serving.logs import FIELDS
 from semid.serving.metrics import Metrics
-from semid.serving.security import Guard
+from semid.serving.security import Guard, is_foreign
 
 log = logging.getLogger("semid.serving")
 
@@ -80,9 +80,13 @@ class Gate:
         path = scope["path"]
         if path == OPEN:
             return
-        if refused := self.guard.refuses(dict(scope["headers"])):
+        headers = dict(scope["headers"])
+        if refused := self.guard.refuses(headers):
             status, message = refused
-            raise Refusal(status, message, "key" if status == 401 else "host", {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+            raise Refusal(status, message, "key" if status == 401 else "host",
+                          {"WWW-Authenticate": 'Bearer, Basic realm="semid"'} if status == 401 else None)
+        if is_foreign(scope["method"], headers):
+            raise Refusal(403, "a page of another site sent this; changes are taken from programs and from this server's own page", "site")
         if path in WATCHING:
             return
         if not self._rate.allows(scope["client"][0] if scope.get("client") else ""):

@@ -1,11 +1,14 @@
 """Who may ask: one key, and where the server may listen.
 
 Without a key the server listens on this machine alone, and answers only requests addressed to this machine: a web page of
-somebody else, whose name was pointed here, is refused.
+somebody else, whose name was pointed here, is refused. With a key, programs send it as a bearer's; a browser asks for a name and a
+password, which is the key. A browser sends what it knows with the forms of other sites too: those are refused.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -67,10 +70,27 @@ class Guard:
             if name in HERE:
                 return None
             return 403, f"Host {name!r}: this server has no key, so it answers this machine alone; ask http://127.0.0.1:PORT"
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(_digest(given.strip()), self._digest):
+        if hmac.compare_digest(_digest(_given(headers.get(b"authorization", b""))), self._digest):
             return None
-        return 401, "want the server's key: send the header \"Authorization: Bearer KEY\""
+        return 401, "want the server's key: send the header \"Authorization: Bearer KEY\" (a browser: any name, the key as password)"
+
+
+def is_foreign(method: str, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of another site wants something done here. Reading is left to the browser's own rules."""
+    return method not in ("GET", "HEAD", "OPTIONS") and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+
+
+def _given(authorization: bytes) -> bytes:
+    """The key in an Authorization header: a bearer's, or the password of a browser."""
+    scheme, _, given = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return given.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(given.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
 
 
 def _digest(key: bytes) -> bytes:

@@ -39,15 +39,17 @@ FLUSH_SECONDS = 30
 
 
 def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None, store: str, drain: float, limits: Limits,
-          started: Callable[[str], None] = lambda address: None) -> None:
-    """Answer until a signal ends it. started: told the address once it listens; port 0 takes a free one.
+          beside: Engine | None = None, started: Callable[[str], None] = lambda address: None) -> None:
+    """Answer until a signal ends it. beside: another run for the page; started: told the address once it listens; port 0 takes a
+    free one.
 
     Raises `ConfigError` for a bind that isn't allowed or a port that is taken, `StoreError`.
     """
     check_bind(host, key)
     listener = bind(host, port)
-    warm(engine)
-    service = Service(engine, open_store(store), limits=limits, metrics=Metrics(), folder=folder)
+    for each in filter(None, (engine, beside)):
+        warm(each)
+    service = Service(engine, open_store(store), limits=limits, metrics=Metrics(), folder=folder, beside=beside)
     config = uvicorn.Config(create_app(service, Guard(key)), http=impatient(limits, service.room, service.metrics), ws="none",
                             lifespan="on", log_config=logs.settings(), access_log=False, server_header=False, proxy_headers=False,
                             timeout_keep_alive=30, timeout_graceful_shutdown=FLUSH_SECONDS)

@@ -54,10 +54,11 @@ class Past:
 
 
 class Service:
-    """One engine, one store, one batcher. folder: the run's, whose manifest names the model in the log of impressions."""
+    """One engine, one store, one batcher. folder: the run's, whose manifest names the model in the log of impressions. beside:
+    another run's engine, which the page shows next to it."""
 
-    def __init__(self, engine: Engine, store: Store, *, limits: Limits, metrics: Metrics, folder: Path):
-        self.engine, self.store, self.limits, self.metrics = engine, store, limits, metrics
+    def __init__(self, engine: Engine, store: Store, *, limits: Limits, metrics: Metrics, folder: Path, beside: Engine | None = None):
+        self.engine, self.store, self.limits, self.metrics, self.beside = engine, store, limits, metrics, beside
         self.is_draining = False
         self.room = Room(limits.max_waiting)
         self._folder = folder
@@ -78,18 +79,13 @@ class Service:
 
     async def recommend(self, ask: messages.Ask, trace: str) -> messages.Recommendations:
         """Answer, and log what was shown. Raises `SemidError`."""
-        self._check(ask)
-        past = await self._past(ask)
-        if ask.where is not None:  # a condition that is slow or wrong stays out of the batch, whose others would wait for it
-            snapshot = self.engine.snapshot
-            await self._aside(lambda: snapshot.admitted(ask.where, ask.include_only))
+        self.check(ask)
+        past = await self.past(ask)
         request = contract.Request(
             history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip", k=ask.k, where=ask.where,
             exclude=tuple(ask.exclude), include_only=None if ask.include_only is None else tuple(ask.include_only), seen=ask.seen,
             beams=ask.beams, rules=contract.Rules(**ask.rules.model_dump()))
-        answer = await self._batcher.ask(request)
-        if answer.error is not None:
-            raise answer.error
+        answer = await self.answer(request)
         items = [messages.Recommended(item_id=item, title=title, score=score)
                  for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
         for item in items if ask.explain else []:
@@ -103,22 +99,33 @@ class Service:
             trace_id=trace, user=ask.user, items=items, scale=answer.scale, left=answer.left, cost=dict(answer.cost),
             history_length=len(past.items), note="; ".join(notes), version=answer.version)
 
+    async def answer(self, request: contract.Request) -> contract.Answer:
+        """Answer one question that was checked, without a log. Raises `SemidError`."""
+        if request.where is not None:  # a condition that is slow or wrong stays out of the batch, whose others would wait for it
+            snapshot = self.engine.snapshot
+            await self.aside(lambda: snapshot.admitted(request.where, request.include_only))
+        answer = await self._batcher.ask(request)
+        if answer.error is not None:
+            raise answer.error
+        return answer
+
     async def explain(self, ask: messages.Ask, item: str) -> messages.Why:
-        self._check(ask)
-        self._check_items("item", [item])
-        past = await self._past(ask)
+        self.check(ask)
+        self.check_items("item", [item])
+        past = await self.past(ask)
         request = contract.Request(history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip")
         return await self._why(request, item)
 
     async def _why(self, request: contract.Request, item: str) -> messages.Why:
-        return messages.Why.model_validate(asdict(await self._aside(lambda: self.engine.explain(request, item))))
+        return messages.Why.model_validate(asdict(await self.aside(lambda: self.engine.explain(request, item))))
 
     async def similar(self, item: str, k: int, by: By) -> list[messages.Near]:
         self.limits.check_number("k", k, self.limits.max_k)
-        self._check_items("item", [item])
-        return near(await self._aside(lambda: self.engine.similar(item, k, by)))
+        self.check_items("item", [item])
+        return near(await self.aside(lambda: self.engine.similar(item, k, by)))
 
-    def _check(self, ask: messages.Ask) -> None:
+    def check(self, ask: messages.Ask) -> None:
+        """Raise `SemidError` for a question that asks for more than the limits, or for nobody."""
         limits = self.limits
         if (ask.user is None) == (ask.history is None):
             raise ConfigError("want either user or history, got " + ("neither" if ask.user is None else "both"))
@@ -132,16 +139,17 @@ class Service:
         limits.check_size("include_only", ask.include_only, limits.max_ids)
         limits.check_size("rules.caps", ask.rules.caps, 20)
 
-    def _check_items(self, name: str, ids: Sequence[str]) -> None:
+    def check_items(self, name: str, ids: Sequence[str]) -> None:
         """Raise `UnknownId`, without looking for the nearest id: among a million that takes longer than answering."""
         items = self.engine.snapshot.catalog.items
         if unknown := [id_ for id_ in ids if id_ not in items]:
             raise UnknownId(f"{name}: unknown item {unknown[0]!r}{f' and {len(unknown) - 1:,} more' if unknown[1:] else ''}; the "
                             f"catalogue holds {len(items):,} items, such as {items.ids[0]!r}; new ones come with POST /items")
 
-    async def _past(self, ask: messages.Ask) -> Past:
+    async def past(self, ask: messages.Ask) -> Past:
+        """Return the history a question means."""
         if ask.user is None:
-            self._check_items("history", ask.history or ())
+            self.check_items("history", ask.history or ())
             return Past(tuple(ask.history or ()), None if ask.times is None else tuple(ask.times))
         is_known = ask.user in self.engine.snapshot.run.split.source.users
         trained = self.engine.history(ask.user) if is_known else contract.History((), ())
@@ -213,7 +221,8 @@ class Service:
         self.metrics.items.set(snapshot.num_alive)
         self.metrics.version.set(snapshot.version)
 
-    async def _aside(self, call: Callable[[], T]) -> T:
+    async def aside(self, call: Callable[[], T]) -> T:
+        """Return what a call returns that would keep other requests waiting, from a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._asides, call)
 
 

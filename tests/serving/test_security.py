@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from dataclasses import fields
 from pathlib import Path
 
@@ -7,9 +8,13 @@ import pytest
 
 from semid.errors import ConfigError
 from semid.serving.limits import REMEMBERED, Limits, OverLimit, Rate
-from semid.serving.security import Guard, check_bind, find_key, is_loopback
+from semid.serving.security import Guard, check_bind, find_key, is_foreign, is_loopback
 
 KEY = "k" * 24
+
+
+def basic(name: str, password: str) -> str:
+    return base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 @pytest.mark.parametrize(("host", "is_own"), [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True),
@@ -43,7 +48,9 @@ def test_a_weak_key_is_refused(tmp_path: Path, text: str):
 
 @pytest.mark.parametrize(("given", "passes"), [(f"Bearer {KEY}", True), (f"bearer {KEY}", True), (f"Bearer  {KEY} ", True),
                                                (f"Basic {KEY}", False), (KEY, False), ("Bearer", False), ("Bearer ", False),
-                                               (f"Bearer {KEY}x", False), ("Bearer \xff", False)])
+                                               (f"Bearer {KEY}x", False), ("Bearer \xff", False),
+                                               (f"Basic {basic('anybody', KEY)}", True), (f"Basic {basic(KEY, 'x')}", False),
+                                               (f"Basic {basic('a', 'b:' + KEY)}", False), ("Basic ===", False), ("Basic", False)])
 def test_the_key_opens_and_nothing_else_does(given: str, passes: bool):
     refused = Guard(KEY).refuses({b"authorization": given.encode("latin-1")})
     assert (refused is None) == passes
@@ -56,6 +63,13 @@ def test_without_a_key_another_name_is_refused(host: str, passes: bool):
     refused = Guard(None).refuses({b"host": host.encode()})
     assert (refused is None) == passes
     assert refused is None or refused[0] == 403
+
+
+def test_only_reading_is_taken_from_pages_of_other_sites():
+    for site, is_from_there in ((b"cross-site", True), (b"same-site", True), (b"same-origin", False), (b"none", False)):
+        assert is_foreign("POST", {b"sec-fetch-site": site}) == is_from_there
+        assert not is_foreign("GET", {b"sec-fetch-site": site})
+    assert not is_foreign("POST", {}), "programs do not say"
 
 
 def test_rates_are_by_address_and_recover():

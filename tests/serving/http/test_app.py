@@ -133,7 +133,8 @@ def test_every_route_but_health_wants_the_key(serve: MakeApp):
             status = client.request(method, path).status_code
             assert status == (200 if path == "/health" and method == "GET" else 405 if path == "/health" else 401), (method, path)
             walked.add(path)
-    assert {"/recommend", "/events", "/items", "/reload", "/metrics", "/ready", "/docs", "/openapi.json", "/health"} <= walked
+    assert {"/recommend", "/events", "/items", "/reload", "/metrics", "/ready", "/docs", "/openapi.json", "/health", "/", "/page/tree",
+            "/page/page.js"} <= walked
     assert client.get("/no/such/path").status_code == 401
     assert client.get("/ready", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert "Authorization: Bearer" in refused(client.get("/ready"), 401)
@@ -157,6 +158,7 @@ def test_without_a_key_a_page_of_another_host_is_refused(serve: MakeApp):
 def test_a_form_of_a_foreign_page_is_no_request(serve: MakeApp):
     """A browser sends text/plain to another host without asking; JSON in it is not read."""
     refused(serve().post("/events", content='{"events": []}', headers={"Content-Type": "text/plain"}), 422)
+    assert "another site" in refused(serve().post("/reload", headers={"Sec-Fetch-Site": "cross-site"}), 403)
 
 
 def test_every_answer_has_its_own_trace_id(serve: MakeApp):
