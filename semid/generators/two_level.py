@@ -56,7 +56,7 @@ class ItemInput(nn.Module):
     """The vector of an item as the history shows it: id embedding + its codes' embeddings + projected content, times sqrt(D).
 
     The factor, which transformers have by custom (Vaswani et al. 2017, section 3.4), lets items outweigh positions from the first step
-    and learn as fast as the rest; without it a model of equal loss ranks far worse (dev/LOG.md).
+    and learn as fast as the rest (measured in dev/LOG.md).
 
     start: float32 [N, D] initial id embeddings, or None for no id part: the model then reads new items as well as old ones.
     content: float32 [N, F] or None.

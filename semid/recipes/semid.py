@@ -5,8 +5,7 @@ What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector 
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
 has a vector of its own beside the shared code vectors (generators/two_level.py); targets after rare items are shared with the
-neighbours that item-kNN knows (`NeighbourTargets` in data/batch.py), which taught the model most of what fusing it with item-kNN had
-brought at decoding time (dev/LOG.md).
+neighbours that item-kNN knows (`NeighbourTargets` in data/batch.py; measured in dev/LOG.md).
 """
 
 from __future__ import annotations
