@@ -88,3 +88,8 @@ def test_looks_of_a_model_that_writes_codes_show_its_health(tmp_path):
     assert all(look["collision_rate"] == pytest.approx(1 - look["distinct"]) for look in codes)
     made = next(record for record in records if record["stage"] == "tokenizer" and "health" in record)
     assert made["health"]["levels"][0]["used"] >= 1
+
+
+def test_semid_drops_out_less_on_dense_data():
+    assert semid.dropout_for(walk(users=40)) == 0.5  # 40 users with 10 training events each over 64 items
+    assert semid.dropout_for(walk(users=400)) == 0.2
