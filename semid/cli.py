@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from semid.comparison import Table
-    from semid.serving.contract import History
+    from semid.serving.contract import Change, History
     from semid.serving.engine import Engine
     from semid.training.log import Log
     from semid.training.progress import Progress
@@ -380,11 +380,47 @@ def add(run: RunFolder, /, *, items: Annotated[str, arg(metavar="NEW")], item_id
     """
     from semid.serving.engine import Engine
 
-    say = Voice(json)
     done = Engine.open(run).add(items, item_id=item_id, views=flags.vectors(view))
-    say.show(Text(f"{done.count:,} new item{'s' if done.count != 1 else ''}, {done.items:,} can be recommended now"))
-    say.result(asdict(done))
-    return 0
+    return _tell_change(done, "added", json)
+
+
+def update(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEMS")], item_id: flags.Column = None, json: bool = False) -> int:
+    """Change columns of items: prices, stock, titles, whatever `--where` and the lists show. Codes stay, nothing is trained.
+
+    All of the table or none of it; written to RUN/changes, the trained files stay as they are.
+
+    JSON: {"kind", "count", "items", "version"}.
+
+    Args:
+        run: run folder
+        items: table with the ids and the columns to change; other columns stay as they are
+        item_id: id column of the table
+        json: print JSON instead of tables
+    """
+    from semid.serving.engine import Engine
+
+    return _tell_change(Engine.open(run).update(items, item_id=item_id), "changed", json)
+
+
+def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,...|FILE")], item_id: flags.Column = None,
+           json: bool = False) -> int:
+    """Take items out of the catalogue: they are never recommended again, and stay in the histories that hold them.
+
+    All of them or none; written to RUN/changes, the trained files stay as they are.
+
+    JSON: {"kind", "count", "items", "version"}.
+
+    Args:
+        run: run folder
+        items: item ids, or a file: a table that holds them
+        item_id: id column of the table
+        json: print JSON instead of tables
+    """
+    from semid.data.read import read_items
+    from semid.serving.engine import Engine
+
+    ids = read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) else flags.listed(items)
+    return _tell_change(Engine.open(run).remove(ids), "removed", json)
 
 
 def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, json: bool = False) -> int:
@@ -505,7 +541,8 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
 
 VERBS: dict[str, Callable[..., int]] = {
     "demo": demo, "data check": data_check, "train": train, "evaluate": evaluate, "compare": compare, "recommend": recommend,
-    "explain": explain, "codes": codes, "add": add, "serve": serve, "recipes": recipes, "doctor": doctor}
+    "explain": explain, "codes": codes, "add": add, "update": update, "remove": remove,
+    "serve": serve, "recipes": recipes, "doctor": doctor}
 
 DEMO: dict[str, dict[str, object]] = {
     "item_knn": {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]},
@@ -544,6 +581,14 @@ def _past(engine: Engine, user: str | None, history: str | None) -> History:
     from semid.serving.contract import History
 
     return History(tuple(flags.listed(history)), None) if user is None else engine.history(user)
+
+
+def _tell_change(done: Change, what: str, json: bool) -> int:
+    """Say what a change of the catalogue did."""
+    say = Voice(json)
+    say.show(Text(f"{done.count:,} item{'s' if done.count != 1 else ''} {what}, {done.items:,} can be recommended now"))
+    say.result(asdict(done))
+    return 0
 
 
 class Voice:

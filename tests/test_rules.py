@@ -39,6 +39,8 @@ VERBS = {
     "recommend": {"run", "user", "history", "k", "where", "exclude", "seen", "engine"},
     "explain": {"run", "item", "user", "history"},
     "add": {"run", "items", "item_id", "view"},
+    "update": {"run", "items", "item_id"},
+    "remove": {"run", "items", "item_id"},
     "codes": {"run", "examples", "export"},
     "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "beside", "limits"},
     "recipes": {"name", "results"},

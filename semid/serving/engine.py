@@ -219,9 +219,12 @@ class Engine:
     def remove(self, item_ids: Sequence[str]) -> Change:
         """Never show these items again; they stay in histories. Raises `UnknownId` for one that isn't known, and removes none."""
         with self._changing:
-            for id_ in item_ids:
+            ids = list(dict.fromkeys(map(str, item_ids)))
+            if not ids:
+                raise DataError("remove: want one item id or more, got none")
+            for id_ in ids:
                 self.snapshot.catalog.items.row(id_, "item")
-            return self._change("remove", pa.table({incoming.ID: pa.array(list(map(str, item_ids)), pa.string())}), len(item_ids))
+            return self._change("remove", pa.table({incoming.ID: pa.array(ids, pa.string())}), len(ids))
 
     def swap(self, run_folder: str | Path) -> None:
         """Put another run in place, or the same one with what other processes changed. Answers under way end with the old one."""

@@ -1,4 +1,4 @@
-"""The verbs over the engine: add, then recommend and explain what was added."""
+"""The verbs over the engine: add, then recommend and explain what was added; change it and take it away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.serving import world
 def test_what_add_brought_recommend_shows_and_explain_explains(copied, tmp_path, capsys: pytest.CaptureFixture):
     pq.write_table(world.items(range(60, 64)), tmp_path / "new.parquet")
     assert cli.main(["add", str(copied), "--items", str(tmp_path / "new.parquet")]) == 0
-    assert capsys.readouterr().out.strip() == "4 new items, 64 can be recommended now"
+    assert capsys.readouterr().out.strip() == "4 items added, 64 can be recommended now"
     assert cli.main(["recommend", str(copied), "--history", "i6,i12", "-k", "64", "--seen", "keep", "--json"]) == 0
     shown = {each["item_id"] for each in json.loads(capsys.readouterr().out)["recommendations"]}
     assert shown == {f"i{row}" for row in range(64)}
@@ -29,13 +29,36 @@ def test_what_add_brought_recommend_shows_and_explain_explains(copied, tmp_path,
     assert {each["item_id"] for each in found["history"]} == {"i6", "i12"}
 
 
+def told(capsys: pytest.CaptureFixture, *words: str) -> dict:
+    """The JSON of a verb."""
+    assert cli.main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_update_changed_rules_read_and_what_remove_took_nobody_sees(copied, tmp_path, capsys: pytest.CaptureFixture):
+    ask = ["recommend", str(copied), "--history", "i6,i12", "-k", "60", "--seen", "keep"]
+    shown = lambda *rule: {each["item_id"] for each in told(capsys, *ask, *rule)["recommendations"]}
+    (tmp_path / "prices.csv").write_text("sku,price\ni3,78\ni4,79.5\n")
+    done = told(capsys, "update", str(copied), "--items", str(tmp_path / "prices.csv"), "--item-id", "sku")
+    assert done == {"kind": "update", "count": 2, "items": 60, "version": 2}
+    assert shown("--where", "price > 70") == {"i3", "i4"}
+    assert cli.main(["remove", str(copied), "--items", "i3, i7"]) == 0
+    assert capsys.readouterr().out.strip() == "2 items removed, 58 can be recommended now"
+    (tmp_path / "gone.csv").write_text("item_id\ni8\n")
+    assert told(capsys, "remove", str(copied), "--items", str(tmp_path / "gone.csv"))["count"] == 1
+    assert shown() == {f"i{row}" for row in range(60)} - {"i3", "i7", "i8"}
+    assert shown("--where", "price > 70") == {"i4"}
+
+
 def test_int8_says_how_far_it_agrees(run_folder, capsys: pytest.CaptureFixture):
     assert cli.main(["recommend", str(run_folder), "--history", "i6,i12", "--engine", "int8"]) == 0
     assert "of the top 10 are those of full precision" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["explain", "RUN", "--item", "nope", "--user", "u1"], ["explain", "RUN", "--item", "i1"],
-                                       ["add", "RUN", "--items", "no-such-file.csv"], ["recommend", "RUN", "--user", "nobody"]])
+                                       ["add", "RUN", "--items", "no-such-file.csv"], ["recommend", "RUN", "--user", "nobody"],
+                                       ["update", "RUN", "--items", "no-such-file.csv"], ["remove", "RUN", "--items", "i1,nope"],
+                                       ["remove", "RUN", "--items", ","]])
 def test_mistakes_are_one_message(run_folder, arguments, capsys: pytest.CaptureFixture):
     assert cli.main([str(run_folder) if a == "RUN" else a for a in arguments]) == 2
     assert "Traceback" not in capsys.readouterr().err
