@@ -37,7 +37,8 @@ CLASSES = frozenset(["COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPE
 LONGEST = 20_000
 """Characters of a condition."""
 
-_BEFORE = "SELECT (\n"
+_BEFORE, _AFTER = "SELECT 1 FROM catalog WHERE\n", "\nLIMIT 1"
+"""What a condition stands between to be parsed. No parentheses, which "a) OR (b" would close; what is cut short fails behind it."""
 
 
 def mask(catalog: Catalog, where: str) -> np.ndarray:
@@ -67,7 +68,7 @@ def matches(catalog: Catalog, where: str) -> np.ndarray:
         try:
             _allow(_parse(connection, where), where, catalog.table.column_names)
             connection.register("catalog", catalog.table)
-            column = connection.sql(f"{_BEFORE}{where}\n) FROM catalog").to_arrow_table().column(0)
+            column = connection.sql(f"SELECT (\n{where}\n) FROM catalog").to_arrow_table().column(0)
         except RecursionError:
             raise DataError(f"--where {where[:60]!r}...: nested too deeply; write it flatter") from None
         except duckdb.Error as error:
@@ -84,7 +85,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
         raise DataError("--where: want a condition such as \"price < 20\", got nothing")
     if len(where) > LONGEST:
         raise DataError(f"--where: want at most {LONGEST:,} characters, got {len(where):,}; put long lists into a column")
-    one, empty = (connection.execute("SELECT json_serialize_sql(?)", [f"{_BEFORE}{text}\n) FROM catalog"]).fetchall()[0][0]
+    one, empty = (connection.execute("SELECT json_serialize_sql(?)", [f"{_BEFORE}{text}{_AFTER}"]).fetchall()[0][0]
                   for text in (where, "true"))
     one, empty = json.loads(one), json.loads(empty)
     if one["error"]:
@@ -93,11 +94,11 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
         message = one["error_message"].split("\n")[0]
         raise DataError(f"--where {where[:200]!r}: {message}, {at}; want a condition such as \"category = 'x' and price < 20\"")
     nodes = [statement["node"] for statement in one["statements"]]
-    rest, plain = ([_without_places({k: v for k, v in node.items() if k != "select_list"}) for node in group]
+    rest, plain = ([_without_places({k: v for k, v in node.items() if k != "where_clause"}) for node in group]
                    for group in (nodes, [empty["statements"][0]["node"]]))
-    if rest != plain or len(nodes[0]["select_list"]) != 1:
+    if rest != plain:
         raise DataError(f"--where {where!r}: want one condition and nothing else")
-    return nodes[0]["select_list"][0]
+    return nodes[0]["where_clause"]
 
 
 def _without_places(value: Any) -> Any:
