@@ -26,7 +26,7 @@ from semid.types import Catalog, IdMap, SemanticIds
 NEAREST = 10
 """Known items whose behaviour a new one is expected to have."""
 
-SAMPLE = 64
+SAMPLE = 16
 """Old items that are encoded again, to see that it is the run's encoder."""
 
 
@@ -60,6 +60,16 @@ class Newcomers:
                            "with text, or train again with the new items")
         return text_encoder(self.text).for_new(self.known)
 
+    @property
+    def _text_view(self) -> str:
+        return self.view if isinstance(self.view, str) else self.view[0]
+
+    def prepare(self, ids: SemanticIds, content: np.ndarray | None) -> None:
+        """Do once what the first new item would wait for: the encoder, and whether it is the run's. Arguments and errors of `place`."""
+        if not self.is_checked.is_set():
+            self._check_encoder(ids, content)
+            self.is_checked.set()
+
     def place(self, new: Catalog, ids: SemanticIds, content: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return (codes [n, L], the vectors float32 [n, F] that they were made from).
 
@@ -67,11 +77,9 @@ class Newcomers:
         first; content: float32 [N, F] as the generator has it of these, or None. Raises `DataError` where an item has nothing to
         encode or no free code is near, `RunError` where the encoder at hand is another than the run's.
         """
-        name = self.view if isinstance(self.view, str) else self.view[0]
+        name = self._text_view
         if name not in new.views:
-            if not self.is_checked.is_set():
-                self._check_encoder(name, ids, content)
-                self.is_checked.set()
+            self.prepare(ids, content)
             mute = [id_ for id_, text in zip(new.items.ids.tolist(), item_texts(new, text_fields(self.known)), strict=True) if not text]
             if mute:
                 raise DataError(f"new item {mute[0]!r}{f' and {len(mute) - 1} more' if len(mute) > 1 else ''}: no text to encode; "
@@ -99,11 +107,10 @@ class Newcomers:
             mean[row] = near.clamp_min(0) @ past[item]
         return name, torch.nn.functional.normalize(mean, dim=1).numpy()
 
-    def _check_encoder(self, name: str, ids: SemanticIds, content: np.ndarray | None) -> None:
+    def _check_encoder(self, ids: SemanticIds, content: np.ndarray | None) -> None:
         """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""
-        rows = np.unique(np.linspace(0, len(self.known) - 1, SAMPLE).astype(np.int64))
-        texts = item_texts(self.known, text_fields(self.known))
-        rows = rows[[bool(texts[row]) for row in rows]]
+        told = np.flatnonzero([bool(text) for text in item_texts(self.known, text_fields(self.known))])
+        rows = told[np.unique(np.linspace(0, len(told) - 1, SAMPLE).astype(np.int64))]
         sample = Catalog(IdMap(self.known.items.ids[rows]), self.known.table.take(rows),
                          {field: [column[row] for row in rows] for field, column in self.known.text.items()})
         vectors = self.encode(sample)
@@ -112,7 +119,7 @@ class Newcomers:
             same = kept.shape == vectors.shape and float((kept * vectors).sum(1).mean()) > 0.98
         else:
             kept = ids.codes[rows, 0]
-            same = float((self.tokenizer.assign(sample.with_view(name, vectors)).codes[:, 0] == kept).mean()) > 0.9
+            same = float((self.tokenizer.assign(sample.with_view(self._text_view, vectors)).codes[:, 0] == kept).mean()) > 0.9
         if not same:
             raise RunError("the text encoder at hand is not the one this run was trained with: known items get other vectors; "
                            "install that one (see: semid doctor), or give the new items' vectors: --view text=FILE.npy")

@@ -2,16 +2,17 @@
 
 The HTTP service, the page and the command line speak to `Engine` in these alone. `Engine` (semid/serving/engine.py):
 
-    Engine.open(run_folder, *, engine="float" | "int8", device="cpu") -> Engine
+    Engine.open(run_folder, *, engine="float" | "int8") -> Engine
     recommend(requests) -> [Answer]           one batch; a bad request gets its own `error`, its neighbours their lists
     similar(item_id, k, by="content" | "codes" | "together") -> [Neighbour]
     explain(request, item_id) -> Explanation
     history(user) -> History                  of a user in the run's own data
     add(table) / update(table) / remove(ids) -> Change
+    prepare()                                 load what the first add would wait for
     columns() -> [Column]                     what `where` may ask
     item(item_id) -> dict                     title and attributes
     search(text, k) -> [Neighbour]            by title
-    swap(run_folder), reload()                another run; the same folder as it is now
+    swap(run_folder)                          another run, or the same folder as it is now
     snapshot -> Snapshot                      immutable; what one answer was made from has one `version`
 
 Every method may be called from any thread. Mistakes of the caller are `SemidError`s.

@@ -185,6 +185,13 @@ class Engine:
 
     # Changes -------------------------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Do now what the first `add` would wait for: load the text encoder and see that it is the run's. Raises as `add` does."""
+        snapshot = self.snapshot
+        if snapshot.newcomers is not None and snapshot.codes is not None:
+            content = snapshot.kept_content
+            snapshot.newcomers.prepare(snapshot.codes.ids, None if content is None else content.numpy())
+
     def add(self, items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None) -> Change:
         """Make new items recommendable: encode them, give them free codes, merge them into the tree. All of them or none.
 
@@ -193,9 +200,12 @@ class Engine:
         """
         with self._changing:
             snapshot = self.snapshot
-            if snapshot.newcomers is None or snapshot.codes is None:
-                raise RunError(f"recipe {snapshot.run.recipe!r} keeps a vector or a row of counts for each item it was trained with, and "
-                               "can't take new ones; train again with them, or serve a recipe with codes of content, such as semid")
+            if snapshot.codes is None:
+                raise ConfigError(f"recipe {snapshot.run.recipe!r} keeps a vector or a row of counts for each item it was trained with, "
+                                  "and can't take new ones; train again with them, or serve a recipe with codes of content, such as semid")
+            if snapshot.newcomers is None:
+                raise ConfigError(f"the codes of this run came ready-made ({snapshot.codes.ids.source}), without a tokenizer that could "
+                                  "make those of new items; train again with codes of theirs, or without --set codes=...")
             new = incoming.read_new(items, snapshot.run.catalog, item_id=item_id, views=views)
             if known := [id_ for id_ in new.items.ids.tolist() if id_ in snapshot.catalog.items]:
                 raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more' if len(known) > 1 else ''} are in the "

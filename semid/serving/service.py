@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import pyarrow as pa
 
 from semid.data.columns import listed
-from semid.errors import ConfigError, DataError, UnknownId, did_you_mean
+from semid.errors import ConfigError, DataError, SemidError, UnknownId, did_you_mean
 from semid.serving import contract, messages
 from semid.serving.batcher import Batcher
 from semid.serving.feedback import TOP_K, Impression
@@ -67,6 +67,7 @@ class Service:
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="change")
         self._model = model_name(folder)
         self._show_version()
+        self._changes.submit(self._prepare)
 
     async def close(self) -> None:
         """Answer what was asked, write what waits, then close."""
@@ -192,8 +193,16 @@ class Service:
         def read_again() -> None:
             self.engine.swap(self._folder)
             self._model = model_name(self._folder)
+            self._changes.submit(self._prepare)
 
         await self._change("reload", read_again)
+
+    def _prepare(self) -> None:
+        """Load what new items need beside the questions, so that the first one doesn't wait for it."""
+        try:
+            self.engine.prepare()
+        except SemidError as error:  # whoever adds an item is told; questions need none of it
+            log.info("new items", extra={FIELDS: {"refused": str(error)}})
 
     def _table(self, rows: list[dict]) -> pa.Table:
         self.limits.check_size("items", rows, self.limits.max_items)

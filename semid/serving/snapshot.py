@@ -63,7 +63,8 @@ class Snapshot:
         """The snapshot of a run in a folder, as it was trained."""
         assert run.folder is not None
         takes_items = getattr(find_recipe(run.recipe)[0], "newcomers", None)
-        newcomers = None if takes_items is None else takes_items(run.config, run.catalog, run.folder)
+        has_tokenizer = (run.folder / "tokenizer.safetensors").exists()  # not where the codes were published ones
+        newcomers = takes_items(run.config, run.catalog, run.folder) if takes_items is not None and has_tokenizer else None
         return cls(run, run.catalog, run.recommender, np.ones(len(run.catalog), bool), run.split.train.counts, newcomers,
                    Together(run.split.train), version)
 

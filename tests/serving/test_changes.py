@@ -7,9 +7,11 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from semid.errors import DataError, RunError, UnknownId
+from semid import cli
+from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.run import load
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
@@ -110,9 +112,40 @@ def test_a_bad_table_changes_nothing_and_says_why(copied, table, words):
 def test_a_run_that_ranks_items_directly_says_that_it_takes_no_new_ones(knn_folder, tmp_path):
     folder = shutil.copytree(knn_folder, tmp_path / "knn")
     engine = Engine.open(folder)
-    with pytest.raises(RunError, match="recipe 'item_knn' keeps a vector or a row of counts"):
+    with pytest.raises(ConfigError, match="recipe 'item_knn' keeps a vector or a row of counts"):
         engine.add(world.items(NEW))
     assert engine.remove(["i0"]).items == 59
+
+
+def test_a_run_of_published_codes_answers_but_takes_no_new_items(tmp_path, capsys: pytest.CaptureFixture):
+    codes = {f"i{row}": [f"<a_{row // 8}>", f"<b_{row % 8}>"] for row in range(60)}
+    (tmp_path / "shop.index.json").write_text(json.dumps(codes))
+    settings = {**world.SMALL, "epochs": 1, "codes": str(tmp_path / "shop.index.json")}
+    folder = world.train("semid", tmp_path / "run", settings).folder
+    assert len(shown(Engine.open(folder))) == 60
+    pq.write_table(world.items(NEW), tmp_path / "new.parquet")
+    assert cli.main(["add", str(folder), "--items", str(tmp_path / "new.parquet")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the codes of this run came ready-made" in told
+    assert "shop.index.json" in told
+
+
+def test_what_new_items_need_is_loaded_ahead(copied):
+    engine = Engine.open(copied)
+    newcomers = engine.snapshot.newcomers
+    assert "encode" not in newcomers.__dict__
+    engine.prepare()
+    assert newcomers.is_checked.is_set()
+    encode = newcomers.encode
+    engine.add(world.items(NEW))
+    assert engine.snapshot.newcomers.encode is encode
+
+
+def test_an_item_removed_twice_is_counted_once_and_none_is_refused(copied):
+    engine = Engine.open(copied)
+    assert engine.remove(["i1", "i1"]).count == 1
+    with pytest.raises(DataError, match="want one item id or more"):
+        engine.remove([])
 
 
 def test_another_encoder_than_the_runs_is_found_out(copied):

@@ -74,6 +74,9 @@ class FakeEngine:
     def explain(self, request: Request, item_id: str) -> Explanation:
         return Explanation(item_id, item_id, -1.0, "log probability", 1, (), (), (), ())
 
+    def prepare(self) -> None:
+        pass
+
     def add(self, table) -> Change:
         ids = [*self.snapshot.catalog.items.ids, *table["item_id"].to_pylist()]
         self.snapshot = FakeSnapshot(FakeCatalog(IdMap(ids)), self.snapshot.version + 1)
