@@ -94,7 +94,8 @@ class Run:
                   exclude: Sequence[str] = (), seen: str = "auto") -> list[dict]:
         """Return up to k {"item_id", "title", "score"}, best first, for a known user or any history of item ids (oldest first).
 
-        where: a condition over catalogue columns; exclude: item ids never shown. An empty history is allowed.
+        where: a condition over catalogue columns; exclude: item ids never shown. No model learns from a history without events, so an
+        empty one gets the most popular items, with their training events as scores.
         """
         if (user is None) == (history is None):
             raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
@@ -107,7 +108,8 @@ class Run:
         if user is not None:
             u = events.users.row(str(user), "user")
             times = [events.time[events.offsets[u] : events.offsets[u + 1]]]
-        answer = self.recommend_rows([rows], times=times, k=k, allowed=self.allowed(where, exclude), seen=seen)
+        run = self if len(rows) else dataclasses.replace(self, recommender=self._most_popular)
+        answer = run.recommend_rows([rows], times=times, k=k, allowed=self.allowed(where, exclude), seen=seen)
         return [{"item_id": str(items.ids[item]), "title": self.catalog.titles[item], "score": float(score)}
                 for item, score in zip(answer.item[0], answer.score[0], strict=True) if item >= 0]
 
@@ -128,6 +130,12 @@ class Run:
         allowed = np.ones(len(self.catalog), bool) if where is None else mask(self.catalog, where)
         allowed[[self.catalog.items.row(i, "item") for i in exclude]] = False
         return allowed
+
+    @property
+    def _most_popular(self) -> Any:
+        from semid.recipes import popularity
+
+        return popularity.run(popularity.Config(), self.split, Job())
 
     @property
     def systems(self) -> dict[str, Any]:

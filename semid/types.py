@@ -61,7 +61,7 @@ class IdMap:
         """Return the row of one id. Raises `UnknownId` with the nearest known id."""
         found = self._rows.get(str(id_))
         if found is None:
-            near = did_you_mean(str(id_), self.ids[:50_000].tolist())
+            near = did_you_mean(str(id_), alike(str(id_), self.ids[:50_000].tolist()))
             raise UnknownId(f"unknown {what} {str(id_)!r}{near}: the data hold {len(self):,} {what}s, such as "
                             + ", ".join(repr(x) for x in self.ids[:3].tolist()))
         return found
@@ -69,6 +69,21 @@ class IdMap:
     def rows(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return int32 [len(ids)] row numbers; -1 for ids that are not known."""
         return np.fromiter((self._rows.get(str(i), -1) for i in ids), dtype=np.int32, count=len(ids))
+
+
+def alike(id_: str, ids: Sequence[str], most: int = 20) -> list[str]:
+    """Return up to `most` of `ids`, of nearly the same length, that have the longest beginnings and ends in common with `id_`.
+
+    All characters but one where a typing error lies between them. A comparison with each of 50,000 ids takes seconds, this 50 ms.
+    """
+    near = [other for other in ids if abs(len(other) - len(id_)) <= 2]
+    if not near or len(id_) > 100:
+        return []
+    common = np.zeros(len(near), np.int64)
+    for step in (1, -1):
+        letters = np.array([id_[::step], *(other[::step] for other in near)]).view(np.uint32).reshape(len(near) + 1, -1)
+        common += np.logical_and.accumulate(letters[1:] == letters[0], axis=1).sum(axis=1)
+    return [near[row] for row in np.argsort(-common, kind="stable")[:most]]
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,15 @@ def test_recommend_refuses_what_it_cannot_know(original: Run):
             original.recommend(user="u1", where=where)
 
 
+def test_no_history_gets_the_most_popular_items(original: Run):
+    counts, ids = original.split.train.counts, original.catalog.items
+    found = original.recommend(history=[], k=5, exclude=[str(ids.ids[int(counts.argmax())])])
+    rows = ids.rows([each["item_id"] for each in found])
+    wanted = np.argsort(-counts, kind="stable")[1:6]
+    assert rows.tolist() == wanted.tolist()
+    assert [each["score"] for each in found] == counts[wanted].tolist()
+
+
 def test_where_and_exclude_hold_for_every_item(original: Run):
     answer = original.recommend(user="u1", k=64, where="category = 'toy' and price < 20", exclude=["i4"], seen="keep")
     allowed = {f"i{item}" for item in range(64) if item % 3 == 1 and item / 2 < 20} - {"i4"}

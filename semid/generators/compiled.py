@@ -164,9 +164,9 @@ def _block(x, block, heads, start):
 
 @numba.njit(cache=True, nogil=True)
 def read(item, time, length, codes, content, offset, code_table, item_table, gap_table, position_table, scale, blocks, norm, heads):
-    """Return float32 [B, D]: the user after the last of each history's items; that of an empty one has read item 0.
+    """Return float32 [B, D]: the user after the last of each history's items; that of an empty one has read a zero vector.
 
-    item, time int64 [B, S] (pads read item 0), length int64 [B]; codes [N, L]; content float32 [B, S, D]: projected, or [0, 0, D];
+    item, time int64 [B, S] (-1 pads), length int64 [B]; codes [N, L]; content float32 [B, S, D]: projected, or [0, 0, D];
     offset int64 [L]: where a level's vectors begin in code_table [., D]; item_table and gap_table are [0, D] if there are none;
     scale: of the item's vector, before those of gap and position are added.
     """
@@ -175,12 +175,15 @@ def read(item, time, length, codes, content, offset, code_table, item_table, gap
         size = max(length[row], 1)
         x = content[row, :size].copy() if len(content) else np.zeros((size, code_table.shape[1]), dtype=np.float32)
         for place in range(size):
-            which = max(item[row, place], 0)
-            for level in range(codes.shape[1]):
-                x[place] += code_table[offset[level] + codes[which, level]]
-            if len(item_table):
-                x[place] += item_table[which]
-            x[place] = x[place] * scale + position_table[place]
+            which = item[row, place]
+            if which < 0:
+                x[place] = position_table[place]
+            else:
+                for level in range(codes.shape[1]):
+                    x[place] += code_table[offset[level] + codes[which, level]]
+                if len(item_table):
+                    x[place] += item_table[which]
+                x[place] = x[place] * scale + position_table[place]
             if len(gap_table):  # the buckets of `gap_bucket`
                 days = max(time[row, place] - time[row, place - 1], 0) // 86_400 if place else 0
                 bucket = 0

@@ -75,15 +75,15 @@ class ItemInput(nn.Module):
         self.scale = width**0.5
 
     def forward(self, item: Tensor, tokens: Tensor) -> Tensor:
-        """item int64 [B, S] (pads read row 0, which causality hides), tokens int64 [B, S, L] -> [B, S, D]."""
-        item = item.clamp_min(0)
+        """item int64 [B, S], tokens int64 [B, S, L] -> [B, S, D], zero where item is -1: an empty history has read nothing."""
+        is_none, item = item[..., None] < 0, item.clamp_min(0)
         total = self.code(tokens).sum(-2)
         if self.item is not None:
             total = total + self.item(item)
         if self.project is not None and self.content is not None:
             distinct, slot = item.unique(return_inverse=True)  # F is several times D: project each item of the batch once
             total = total + nn.functional.embedding(slot, self.project(self.dropout(self.content[distinct])))
-        return total * self.scale
+        return (total * self.scale).masked_fill(is_none, 0.0)
 
 
 class TwoLevel(nn.Module):

@@ -34,8 +34,9 @@ class SASRec(nn.Module):
 
     def states(self, batch: Batch) -> Tensor:
         """Return [B, S, D]: the user after each position. Input vectors are multiplied by sqrt(D), as the paper's code does: items
-        then outweigh positions from the first step, and recall is up by a tenth (dev/LOG.md)."""
+        then outweigh positions from the first step, and recall is up by a tenth (dev/LOG.md). An empty history reads a zero vector."""
         x = self.item(batch.item.clamp_min(0)) * self.item.embedding_dim**0.5
+        x = x.masked_fill(batch.item[..., None] < 0, 0.0)
         return self.temporal(x, batch.time, batch.length, batch.request)
 
     def item_vectors(self) -> Tensor:

@@ -12,6 +12,7 @@ from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError
 from semid.generators.two_level import GAPS, TwoLevel, gap_bucket
 from semid.nn.hstu import HSTU
+from semid.nn.transformer import last_state
 from semid.objectives.next_codes import NextCodes
 from semid.types import SemanticIds
 from tests.toyworld.world import walk
@@ -40,6 +41,22 @@ def test_only_existing_children_have_probability(model):
     logits = model.logits(batch)
     codes = model.codes[batch.target[batch.target >= 0]].long()
     assert torch.equal(logits > -torch.inf, model.tree.child_mask(codes))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("has_time_gaps", [True, False])
+def test_an_empty_history_has_read_no_item(has_time_gaps):
+    torch.manual_seed(0)
+    model = TwoLevel(some_ids(), width=16, heads=2, feedforward=32, max_length=20, start=torch.randn(N, 16), content=torch.randn(N, 9),
+                     has_time_gaps=has_time_gaps).eval()
+    batch = history_batch([np.array([], np.int64), np.array([3, 5])], max_history=20)
+    before, own = model.start(batch).user, model.input.item.weight[0].clone()
+    assert torch.allclose(last_state(model.states(batch), batch.length).float(), before, atol=1e-5)  # the layers of torch
+    assert torch.allclose(model.read(batch)[0], before, atol=1e-5)
+    model.input.item.weight[0], model.input.content[0] = own + 1, -model.input.content[0]
+    model.input.code.weight[model.codes[0].long() + model.offset] += 1
+    assert torch.equal(model.start(batch).user[0], before[0])
+    assert torch.allclose(model.read(batch)[0][0], before[0], atol=1e-5)
 
 
 @torch.no_grad()

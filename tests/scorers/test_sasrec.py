@@ -32,6 +32,14 @@ def test_padding_changes_nothing(model):
     assert torch.allclose(alone[0], padded[0], atol=1e-5)
 
 
+@torch.no_grad()
+def test_an_empty_history_has_read_no_item(model):
+    nobody = history_batch([np.array([], np.int64)], max_history=10)
+    before = model.states(nobody)
+    model.item.weight[0] += 1
+    assert torch.equal(model.states(nobody), before)
+
+
 @pytest.mark.parametrize("chunk", [3, 1000])
 def test_linear_cross_entropy_equals_torch_in_value_and_gradient(chunk):
     torch.manual_seed(0)
