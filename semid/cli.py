@@ -1,8 +1,8 @@
 """The command line: a closed list of verbs, each a thin function over the Python API.
 
 Results go to stdout (tables, or with --json one JSON value and nothing else); progress, warnings and errors go to stderr.
-Exit codes: 0 done; 2 a mistake that the user can mend, told in one message; 130 interrupted, with the command that goes on;
-1 a defect. torch, DuckDB and Arrow are imported inside the verbs, so that `--help` answers at once.
+Exit codes: 0 done; 2 a mistake that the user can mend, told in one message; 130 interrupted (Ctrl-C, SIGTERM), with the command that goes
+on; 1 a defect. torch, DuckDB and Arrow are imported inside the verbs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import json as json_text
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
@@ -715,6 +718,19 @@ def go_on(argv: Sequence[str]) -> str:
     return f"{'nothing is lost, go on with' if keeps else 'again'}: {shlex.join(['semid', *again])}"
 
 
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, as schedulers and `kill` send it, is an interruption too. Signals can be caught in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -729,8 +745,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             say.out.print(version("semid"))
             return 0
         verb, rest = find_verb(argv)
-        return tyro.cli(VERBS[verb], prog=f"semid {verb}", args=rest,
-                        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction))
+        with _ended_like_ctrl_c():
+            return tyro.cli(VERBS[verb], prog=f"semid {verb}", args=rest,
+                            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction))
     except SystemExit as done:  # tyro's own --help and refusals
         return done.code if isinstance(done.code, int) else 2
     except SemidError as error:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -329,8 +330,9 @@ def test_an_interruption_names_the_command_that_goes_on(argv: list[str], said: s
     assert cli.go_on(argv) == said
 
 
-def test_ctrl_c_in_training_says_how_to_resume_and_the_run_goes_on(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                   capsys: pytest.CaptureFixture):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_how_to_resume_and_the_run_goes_on(number: int, toy: Path, tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     import semid.recipes.sasrec
     from semid.training.fit import fit
 
@@ -339,7 +341,7 @@ def test_ctrl_c_in_training_says_how_to_resume_and_the_run_goes_on(toy: Path, tm
 
     def fit_and_press(model, objective, batches, **rest):
         def press(*args):
-            os.kill(os.getpid(), 2)
+            os.kill(os.getpid(), number)
             return objective(*args)
 
         return fit(model, press, batches, **rest)
@@ -351,6 +353,19 @@ def test_ctrl_c_in_training_says_how_to_resume_and_the_run_goes_on(toy: Path, tm
     assert "interrupted (sasrec: stopped at step 1 of" in err
     assert f"go on with: semid {' '.join(command)} --resume" in err
     assert cli.main([*command, "--resume"]) == 0
+
+
+def test_sigterm_outside_of_training_is_an_interruption_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def doctor(*, json: bool = False) -> int:
+        """Be ended from outside."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(cli.VERBS, "doctor", doctor)
+    assert cli.main(["doctor"]) == 130
+    assert "interrupted; again: semid doctor" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # Progress ----------------------------------------------------------------------------------------------------------------

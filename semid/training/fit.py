@@ -188,7 +188,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 class _Interrupt:
-    """Whether Ctrl-C was pressed and waits to be obeyed."""
+    """Whether Ctrl-C was pressed, or SIGTERM came, and waits to be obeyed."""
 
     is_pending = False
 
@@ -200,17 +200,18 @@ class _Interrupt:
 
 @contextmanager
 def _held_interrupt():
-    """Hold Ctrl-C back until a step is whole: a checkpoint of half a step would not go on to the same bits. A second press goes
-    through at once. Outside the main thread signals cannot be caught, and are left alone."""
+    """Hold Ctrl-C and SIGTERM back until a step is whole: a checkpoint of half a step would not go on to the same bits. A second press
+    goes through at once. Outside the main thread signals cannot be caught, and are left alone."""
     interrupt = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = signal.signal(signal.SIGINT, interrupt.press)
+    before = {each: signal.signal(each, interrupt.press) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager
