@@ -23,9 +23,13 @@ def squared_distances(points: Tensor, codebook: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, codebook: Tensor) -> Tensor:
-    """Return int64 [B], the nearest code of each row; ties go to the lowest code. points [B, D], codebook [K, D]."""
-    half_norm = codebook.square().sum(1) / 2
-    return torch.cat([torch.addmm(half_norm, part, codebook.T, alpha=-1).argmin(1) for part in points.split(CHUNK)])
+    """Return int64 [B], the nearest code of each row; ties go to the lowest code. points [B, D], codebook [K, D].
+
+    Compared in the codebook's type under autocast too: in bfloat16 many distances are equal, and the lowest code would win them.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        half_norm = codebook.square().sum(1) / 2
+        return torch.cat([torch.addmm(half_norm, part.to(codebook.dtype), codebook.T, alpha=-1).argmin(1) for part in points.split(CHUNK)])
 
 
 def residual_codes(points: Tensor, codebooks: Tensor, *, unit_residuals: bool = False) -> tuple[Tensor, Tensor]:

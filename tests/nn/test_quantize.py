@@ -39,6 +39,16 @@ def test_nearest_ties_go_to_the_lowest_code():
     assert nearest(torch.tensor([[0.0, 5.0], [2.0, 0.0]]), codebook).tolist() == [0, 0]
 
 
+def test_nearest_is_as_exact_under_autocast():
+    rng = torch.Generator().manual_seed(0)
+    codebook = 10 + torch.randn(64, 8, generator=rng)  # far from the origin, where bfloat16 tells few distances apart
+    points = codebook[torch.randint(64, (500,), generator=rng)] + 0.3 * torch.randn(500, 8, generator=rng)
+    want = torch.cdist(points.double(), codebook.double()).argmin(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest(points, codebook), want)
+    assert torch.equal(nearest(points, codebook), want)
+
+
 def test_squared_distances_equal_cdist():
     points, codebook = torch.randn(20, 5), torch.randn(7, 5)
     torch.testing.assert_close(squared_distances(points, codebook), torch.cdist(points, codebook) ** 2, atol=1e-4, rtol=1e-4)
