@@ -251,10 +251,10 @@ def expand(tree: CodeTree, level: int, logits: Tensor, beams: Paths, width: int,
            limit: Limits, place: np.ndarray = EVERY) -> tuple[Paths, np.ndarray]:
     """Return what `step.expand` returns, as arrays. place int64 [B * K]: which row of `logits` is a beam's, -1 = the beam stands at
     a node of one item, to be normalised over children; EVERY = there is a row for each beam, in their order."""
-    assert len(place) == beams.node.size or (place is EVERY and len(logits) == beams.node.size)  # the loop doesn't check bounds
+    assert (logits.shape[0] if place is EVERY else len(place)) == beams.node.size  # the loop doesn't check bounds
     rows = len(beams.node)
     over_children = normalise == "children"
-    logp = logits.contiguous() if over_children else torch.log_softmax(logits, dim=1)
+    logp = logits.contiguous() if over_children else logits.log_softmax(1)
     node, score = np.empty((rows, width), dtype=np.int64), np.empty((rows, width), dtype=np.float32)
     row = np.empty(rows * width, dtype=np.int64)
     _expand(*tree.arrays[level], *limit.arrays[level], logp.numpy(), place, over_children, np.float32(weight), beams.node, beams.logp,
