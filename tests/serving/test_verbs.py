@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -53,6 +54,16 @@ def test_what_update_changed_rules_read_and_what_remove_took_nobody_sees(copied,
 def test_int8_says_how_far_it_agrees(run_folder, capsys: pytest.CaptureFixture):
     assert cli.main(["recommend", str(run_folder), "--history", "i6,i12", "--engine", "int8"]) == 0
     assert "of the top 10 are those of full precision" in capsys.readouterr().err
+
+
+def test_serve_says_how_far_int8_agrees_before_it_listens(run_folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    served = []
+    monkeypatch.setattr(cli, "_serving", lambda: lambda engine, *_, **__: served.append(engine.engine))
+    assert cli.main(["serve", str(run_folder), "--engine", "int8", "--port", "0"]) == 0
+    share = re.search(r"engine int8: ([\d.]+)% of the top 10 are those of full precision", capsys.readouterr().err)
+    assert share is not None
+    assert float(share[1]) > 50
+    assert served == ["int8"]
 
 
 @pytest.mark.parametrize("arguments", [["explain", "RUN", "--item", "nope", "--user", "u1"], ["explain", "RUN", "--item", "i1"],
