@@ -34,7 +34,16 @@ def stored_view(view: str | list[str]) -> View:
 
 
 def want_enough(vectors: np.ndarray, size: int) -> None:
-    """Raise `DataError` unless there are at least as many items as codes in a codebook."""
+    """Raise `DataError` unless there are at least as many items, and different vectors among theirs, as codes in a codebook."""
     if len(vectors) < size:
         raise DataError(f"tokenizer: want at least {size} items, one for each code of a codebook, got {len(vectors)}; "
                         f"choose size <= {len(vectors)} or read more items")
+    if (found := num_different(vectors)) < size:
+        said = ("all equal; give vectors that tell items apart" if found == 1 else
+                f"{found:,} of them different; choose size <= {found}, or give vectors that tell more items apart")
+        raise DataError(f"tokenizer: want at least {size} different vectors, one for each code of a codebook, got {len(vectors):,}, {said}")
+
+
+def num_different(vectors: np.ndarray) -> int:
+    """Return how many different rows float32 [N, D] vectors have. O(N D): rows are told apart by a hash of their bytes."""
+    return len({hash(row.tobytes()) for row in np.ascontiguousarray(vectors) + np.float32(0)})  # + 0: -0 is 0

@@ -116,9 +116,13 @@ def test_fewer_items_than_codes_is_one_clear_message(make):
 
 
 @makers
-def test_identical_vectors_do_not_crash(make):
+def test_constant_vectors_are_one_clear_message_and_twins_get_the_same_codes(make):
     items = clustered(64).with_view("text", np.ones((64, 6), np.float32))
-    assert make().fit(items, seed=0).assign(items).num_distinct >= 1
+    with pytest.raises(DataError, match="want at least 16 different vectors.*all equal; give vectors that tell items apart"):
+        make().fit(items, seed=0)
+    twins = items.with_view("text", np.repeat(clustered(32).view("text"), 2, axis=0))
+    codes = make().fit(twins, seed=0).assign(twins).codes
+    np.testing.assert_array_equal(codes[::2], codes[1::2])
 
 
 @makers

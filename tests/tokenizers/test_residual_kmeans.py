@@ -85,10 +85,11 @@ def test_fewer_items_than_codes_is_one_clear_message():
         ResidualKMeans("text").fit(catalog(100), seed=0)
 
 
-def test_identical_vectors_do_not_crash():
-    items = catalog().with_view("text", np.ones((600, 8), np.float32))
-    ids = ResidualKMeans("text", size=32).fit(items, seed=0).assign(items)
-    assert ids.num_distinct == 1
+def test_fewer_different_vectors_than_codes_is_one_clear_message():
+    items = catalog().with_view("text", np.repeat(np.eye(24, dtype=np.float32), 25, axis=0))
+    with pytest.raises(DataError, match="want at least 32 different vectors.*got 600, 24 of them different; choose size <= 24"):
+        ResidualKMeans("text", size=32).fit(items, seed=0)
+    assert ResidualKMeans("text", size=24).fit(items, seed=0).assign(items).num_distinct == 24
 
 
 def test_a_saved_tokenizer_assigns_the_same_codes(tmp_path):
