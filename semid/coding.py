@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,34 +33,74 @@ def made_once(source: str | None, tokenize: Callable[[], SemanticIds], data: Spl
     return ids
 
 
-def coded(tokenizer: Tokenizer, catalog: Catalog, policy: CollisionPolicy, data: Split, job: Job) -> SemanticIds:
-    """Return the catalogue's codes after the collision policy; the tokenizer is saved into the run folder."""
+@dataclass(frozen=True)
+class Coder:
+    """How a recipe makes codes: its function `coder(config, data, job) -> Coder` says it before anything is fitted.
+
+    tokenizer: not fitted yet; catalog: the data's, with the views that the tokenizer reads; policy: for items with equal codes.
+    """
+
+    tokenizer: Tokenizer
+    catalog: Catalog
+    policy: CollisionPolicy
+
+    def codes(self, data: Split, job: Job) -> SemanticIds:
+        """Fit the tokenizer and return what `coded` makes of it."""
+        return coded(self.tokenizer.fit(self.catalog, seed=job.seed), self.catalog, self.policy, data, job)
+
+
+@dataclass(frozen=True)
+class Made:
+    """before, ids: codes before and after the collision policy; collisions: their `collision_report`; unexplained: share of what the
+    tokenizer encodes that is left after each level, in its own space, empty where nobody knows."""
+
+    before: SemanticIds
+    ids: SemanticIds
+    collisions: dict[str, float]
+    unexplained: list[float]
+
+    def said(self, job: Job) -> Made:
+        """Write the health of the codes to the log."""
+        job.log.write("tokenizer", health=health(self.ids), collisions=self.collisions, unexplained=self.unexplained)
+        return self
+
+
+def make(tokenizer: Tokenizer, catalog: Catalog, policy: CollisionPolicy, popularity: np.ndarray) -> Made:
+    """Return the codes that a fitted tokenizer and the policy give the catalogue. popularity: int64 [N], from training rows."""
     before = tokenizer.assign(catalog)
     distances = tokenizer.distances(catalog, before.codes)
-    ids = policy(before, distances, data.train.counts)
-    job.log.write("tokenizer", health=health(before), collisions=collision_report(before, ids, distances))
+    ids = policy(before, distances, popularity)
+    return Made(before, ids, collision_report(before, ids, distances), tokenizer.unexplained(catalog, before.codes))
+
+
+def coded(tokenizer: Tokenizer, catalog: Catalog, policy: CollisionPolicy, data: Split, job: Job) -> SemanticIds:
+    """Return the catalogue's codes after the collision policy; the tokenizer is saved into the run folder."""
+    ids = make(tokenizer, catalog, policy, data.train.counts).said(job).ids
     if job.out is not None:
         tokenizer.save(job.out / "tokenizer.safetensors")
     return ids
 
 
 def published(source: str, data: Split, job: Job) -> SemanticIds:
-    """Return codes that somebody else made, in place of a tokenizer's.
+    """Return codes that somebody else made, in place of a tokenizer's; see `read_published`."""
+    return read_published(source, data.catalog, data.train.counts).said(job).ids
+
+
+def read_published(source: str, catalog: Catalog, popularity: np.ndarray) -> Made:
+    """Return codes that somebody else made.
 
     source: a column of the items table with a list of tokens an item (`["<a_3>", "<b_17>"]`), or a file `X.index.json` with such lists
     by item id. Items that share their codes are told apart by other last codes, the lowest free ones; the most popular keeps its own.
     Raises `DataError` for an unknown column, a file that cannot be read, and items without codes.
     """
-    catalog = data.catalog
     if source.endswith((".json", ".json.gz")):
-        ids = read_index_json(Path(source), catalog.items)
+        before = read_index_json(Path(source), catalog.items)
     elif source in catalog.table.column_names:
-        ids = codes_of_tokens(catalog.table[source].to_pylist(), catalog.items, f"column {source!r}")
+        before = codes_of_tokens(catalog.table[source].to_pylist(), catalog.items, f"column {source!r}")
     else:
         columns = catalog.table.column_names
         raise DataError(f"codes={source}: want a column of the items table{did_you_mean(source, columns)} or a file X.index.json; "
                         f"the columns are: {', '.join(columns)}")
-    known = np.zeros((len(ids), ids.sizes[-1]), np.float32)  # nothing is known of distances: the lowest free code is the nearest
-    unique = next_free(ids, known, data.train.counts)
-    job.log.write("tokenizer", health=health(ids), collisions=collision_report(ids, unique, known))
-    return unique
+    known = np.zeros((len(before), before.sizes[-1]), np.float32)  # nothing is known of distances: the lowest free code is the nearest
+    ids = next_free(before, known, popularity)
+    return Made(before, ids, collision_report(before, ids, known), [])

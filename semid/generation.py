@@ -1,12 +1,15 @@
 """Two generators for the codes of one tokenizer: TIGER's encoder-decoder, as papers have it, or semid's own two-level one.
 
-With the second, recipes that differ in their tokenizer alone are compared in minutes on a processor.
+With the second, recipes that differ in their tokenizer alone are compared in minutes on a processor. Items with the same codes are then
+told apart as semid does it, by the nearest free last code (`collisions.next_free`): it keeps the number of levels, and with it the
+generator, the same for every tokenizer, where TIGER's extra level would add one for some.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from semid.errors import ConfigError
 from semid.recipes import semid, tiger
 from semid.recommenders import CodeRecommender
 from semid.training.job import Job
@@ -20,6 +23,14 @@ def generate(ids: SemanticIds, encoder_decoder: tiger.Config, two_level: semid.C
         return tiger.generate(encoder_decoder, ids, data, job, temperature)
     catalog, views = semid.with_views(two_level, data.catalog, data, job)
     return semid.generate(two_level, ids, catalog, views, data, job, temperature)
+
+
+def refuse_nested_codes(encoder_decoder: tiger.Config, two_level: semid.Config) -> None:
+    """Raise `ConfigError` for published codes set in one of the generators: a recipe with both has a setting `codes` of its own."""
+    for name, source in (("tiger", encoder_decoder.codes), ("two_level", two_level.codes)):
+        if source:
+            raise ConfigError(f"setting {name}.codes={source!r}: this recipe reads published codes from its own setting; "
+                              f"want codes={source}")
 
 
 def load(encoder_decoder: tiger.Config, two_level: semid.Config, catalog: Catalog, folder: Path, *, is_two_level: bool) -> CodeRecommender:

@@ -1,9 +1,9 @@
 """How items that came after training get codes: encode them as the run's items were, ask its tokenizer, take what is free.
 
-A recipe that makes codes of content says how in a function `newcomers(config, catalog, folder) -> Newcomers`; one without
-it (SASRec, item-kNN: a vector or a row of counts for each item) can't take new items.
+A recipe that makes codes of content says how in a function `newcomers(config, catalog, folder) -> Newcomers`, None where the codes were
+published; one without it (SASRec, item-kNN: a vector or a row of counts for each item) can't take new items.
 
-Axes: n new items, L levels, F width of the content the tokenizer reads, T width of its text part.
+Axes: n new items, L levels, F width of an item's content, T width of its text part.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SAMPLE = 16
 
 @dataclass(frozen=True)
 class Newcomers:
-    """tokenizer: as the run learnt it; view: what it reads, the text vectors first; width: F. text: which text vectors, see
-    `with_text_view`. behaviour: {view: width} of what new items don't have yet, one or none; see `_expected`. free: codes [n, L]
-    from (the ids that are taken, the tokenizer's codes, its distances), such as `collisions.nearest_free_code`. known: the run's
-    catalogue. is_checked: whether the encoder at hand is known to be the run's.
+    """tokenizer: as the run learnt it. view: an item's content, what the generator and the tokenizer read of it, the text vectors first;
+    width: F. text: which text vectors, see `with_text_view`. behaviour: {view: width} of what new items don't have yet, one or none; see
+    `_expected`. free: codes [n, L] from (the ids that are taken, the tokenizer's codes, its distances), such as
+    `collisions.nearest_free_code`. known: the run's catalogue. is_checked: whether the encoder at hand is known to be the run's.
     """
 
     tokenizer: Tokenizer
@@ -71,7 +71,7 @@ class Newcomers:
             self.is_checked.set()
 
     def place(self, new: Catalog, ids: SemanticIds, content: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return (codes [n, L], the vectors float32 [n, F] that they were made from).
+        """Return (codes [n, L], the content float32 [n, F]).
 
         new: items with the text fields of the run, or with a view "text" of vectors. ids: all codes so far, the run's own items
         first; content: float32 [N, F] as the generator has it of these, or None. Raises `DataError` where an item has nothing to

@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
         """Return float32 [N, V]: squared distance of each item's last-level residual to every last-level code."""
         ...
 
+    def unexplained(self, catalog: Catalog, codes: np.ndarray) -> list[float]:
+        """Return L shares in [0, 1]: variance of what it encodes (vectors or latents) that is left after each level of the codes."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write one file (safetensors) from which its class reads it again."""
         ...

@@ -11,11 +11,12 @@ import pytest
 
 from semid import cli
 from semid.codes import ids_of
-from semid.coding import made_once, published
+from semid.coding import made_once, make, published
 from semid.data.letter import read_index_json, write_index_json
-from semid.errors import DataError
+from semid.errors import ConfigError, DataError
 from semid.recipes import semid as default
-from semid.run import Run, load, train
+from semid.run import Run, configure, load, train
+from semid.serving.engine import Engine
 from semid.training.job import Job
 from semid.types import IdMap, SemanticIds, Split
 from tests.toyworld.world import walk
@@ -86,6 +87,40 @@ def test_unknown_columns_and_items_without_codes_are_one_clear_message():
         published("title", data, Job())
     with pytest.raises(DataError, match="nowhere.index.json: cannot be read"):
         published("nowhere.index.json", data, Job())
+
+
+def test_a_recipe_with_two_generators_has_one_place_for_published_codes():
+    for name in ("letter", "cost"):
+        assert configure(name, {"codes": "letter_sid"})[1].codes == "letter_sid"
+        for nested in ("tiger", "two_level"):
+            with pytest.raises(ConfigError, match=rf"setting {nested}.codes='letter_sid': .* want codes=letter_sid"):
+                configure(name, {f"{nested}.codes": "letter_sid"})
+
+
+@pytest.mark.parametrize("name", ["semid", "semid:rqvae", "semid:product", "letter:two_level", "cost:two_level"])
+def test_under_semid_s_generator_items_with_the_same_codes_are_told_apart_alike(name: str):
+    """The tokenizer alone differs: same policy, no level more than the tokenizer's own."""
+    data = world()
+    twins = data.catalog.view("text").copy()
+    twins[1] = twins[2] = twins[0]
+    data = dataclasses.replace(data, catalog=data.catalog.with_view("text", twins))
+    small = {"size": 8, "levels": 3, "latent": 8, "tokenizer_steps": 20}
+    settings = {"size": 8, "code_views": ["text"]} if name.startswith("semid") else {f"tiger.{key}": value for key, value in small.items()}
+    module, config = configure(name, settings | ({"cf": "spectral", "groups": 2} if name.startswith("letter") else {}))
+    coder = module.coder(config, data, Job())
+    made = make(coder.tokenizer.fit(coder.catalog, seed=0), coder.catalog, coder.policy, data.train.counts)
+    assert made.before.codes[0].tolist() == made.before.codes[1].tolist()
+    assert made.ids.sizes == (8, 8, 8)
+    assert made.ids.order == "sequence"
+    assert made.ids.num_distinct == 64
+    group = np.flatnonzero((made.before.codes == made.before.codes[0]).all(1))
+    keeps = max(group, key=lambda row: (data.train.counts[row], -row))
+    assert made.ids.codes[keeps].tolist() == made.before.codes[keeps].tolist()
+
+
+def test_a_run_of_published_codes_answers_but_takes_no_new_items(run: Run):
+    assert default.newcomers(run.config, run.catalog, run.folder) is None
+    assert Engine.open(run.folder).snapshot.newcomers is None
 
 
 def test_a_run_that_goes_on_keeps_its_codes(tmp_path: Path):

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from semid.newcomers import NEAREST, Newcomers
+from semid.recipes import semid
+from semid.run import train
 from semid.tokenizers.collisions import nearest_free_code
 from semid.tokenizers.residual_kmeans import ResidualKMeans
+from semid.types import Catalog, IdMap
 from tests.toyworld.world import walk
+
+
+@pytest.mark.parametrize("changes", [{}, {"code_views": ("text",)}, {"tokenizer": "rqvae"}, {"tokenizer": "product"}], ids=str)
+def test_a_new_item_gets_the_codes_of_its_twin_and_all_the_content_that_the_generator_reads(changes: dict, tmp_path: Path):
+    settings = dataclasses.asdict(dataclasses.replace(semid.smoke(), text="auto", epochs=1, cf_dim=8, **changes))
+    data = walk(users=60)
+    run = train("semid", data, out=tmp_path / "run", settings=settings)
+    content = run.recommender.generator.input.content.numpy()
+    found = semid.newcomers(run.config, run.catalog, run.folder)
+    assert found is not None
+    twin = Catalog(IdMap(["new"]), data.catalog.table.slice(5, 1), {}, {"text": data.catalog.view("text")[5:6]})
+    codes, vectors = found.place(twin, run.recommender.ids, content)
+    assert vectors.shape == (1, content.shape[1])
+    np.testing.assert_allclose(vectors[0, :16], content[5, :16], atol=1e-5)
+    if changes.get("code_views") == ("text",):
+        assert codes[0, :-1].tolist() == run.recommender.ids.codes[5, :-1].tolist()
+    assert codes[0].tolist() not in run.recommender.ids.codes.tolist()
 
 
 def test_expected_behaviour_is_the_weighted_mean_of_the_nearest_by_text():

@@ -3,7 +3,8 @@
 Source: Zhu et al., "CoST: Contrastive Quantization based Semantic Tokenization for Generative Recommendation", RecSys 2024, arXiv
 2404.14774. Status: paper's shape and defaults; `cost:mse` is its plain RQ-VAE, `cost:both` its sum of both losses; `cost:causal` trains
 TIGER's generator on machines without a GPU; `cost:two_level` and its ablations put the codes under semid's own generator.
-Deviations: those of tiger and of `tokenizers.cost`; items with the same codes get TIGER's extra level (the paper says nothing).
+Deviations: those of tiger and of `tokenizers.cost`; items with the same codes get TIGER's extra level (the paper says nothing),
+under semid's generator the nearest free last codes, as semid's own do, so that the tokenizer alone differs.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from typing import Literal
 import torch
 
 from semid import generation
-from semid.coding import coded, made_once
-from semid.generation import generate
+from semid.coding import Coder, made_once
+from semid.generation import generate, refuse_nested_codes
 from semid.recipes.semid import Config as TwoLevel
 from semid.recipes.tiger import CAUSAL, with_content
 from semid.recipes.tiger import Config as Tiger
 from semid.recipes.tiger import smoke as tiger_smoke
 from semid.recommenders import CodeRecommender
-from semid.tokenizers.collisions import extra_level
+from semid.tokenizers.collisions import extra_level, next_free
 from semid.tokenizers.cost import CoST
 from semid.tokenizers.rqvae import RQVAE
 from semid.training.job import Job
-from semid.types import Catalog, SemanticIds, Split
+from semid.types import Catalog, Split
 
 VARIANTS: dict[str, dict[str, object]] = {
     "mse": {"loss": "mse"},
@@ -40,16 +41,21 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator, which takes the
-    codes instead where is_two_level. loss: contrast (L_co), mse (L_re) or both; alpha: weight of the contrast, temperature: of its cosines.
+    """codes: published codes in place of the tokenizer, a column of the items table or a file X.index.json. loss: contrast (L_co), mse
+    (L_re) or both; alpha: weight of the contrast, temperature: of its cosines. tiger: TIGER's settings, of the tokenizer's network as of
+    the generator; two_level: those of semid's generator, which takes the codes instead where is_two_level.
     """
 
+    codes: str | None = None
     loss: Literal["contrast", "mse", "both"] = "contrast"
     alpha: float = 0.1
     temperature: float = 0.1
     is_two_level: bool = False
     tiger: Tiger = Tiger(size=64, latent=96)
     two_level: TwoLevel = TwoLevel()
+
+    def __post_init__(self):
+        refuse_nested_codes(self.tiger, self.two_level)
 
 
 def smoke() -> Config:
@@ -58,18 +64,17 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    codes = config.tiger.codes or config.two_level.codes
-    ids = made_once(codes, lambda: tokenize(config, data, job), data, job)
+    ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
     return generate(ids, config.tiger, config.two_level, data, job, is_two_level=config.is_two_level)
 
 
-def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+def coder(config: Config, data: Split, job: Job) -> Coder:
     shape = config.tiger
     catalog = with_content(data.catalog, shape.view, shape.text, job)
     loss = CoST(alpha=config.alpha, temperature=config.temperature, kind=config.loss)
     tokenizer = RQVAE(shape.view, levels=shape.levels, size=shape.size, latent=shape.latent, loss=loss, steps=shape.tokenizer_steps,
-                      log=job.log, checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
-    return coded(tokenizer, catalog, extra_level, data, job)
+                      log=job.log, checkpoint=job.checkpoint("tokenizer"))
+    return Coder(tokenizer, catalog, next_free if config.is_two_level else extra_level)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from semid.coding import coded, made_once
+from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.newcomers import Newcomers
@@ -73,7 +73,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    ids = made_once(config.codes, lambda: tokenize(config, data, job), data, job)
+    ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
@@ -83,13 +83,13 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
                            look_every=config.look_every, patience=config.patience, beams=config.beams, max_history=config.max_history)
 
 
-def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+def coder(config: Config, data: Split, job: Job) -> Coder:
     catalog = with_content(data.catalog, config.view, config.text, job)
     levels, size = config.levels, config.size
     tokenizer = {"rkmeans": lambda: ResidualKMeans(config.view, levels=levels, size=size, unit_residuals=True),
                  "rvq": lambda: ResidualVQ(config.view, levels=levels, size=size, log=job.log),
-                 "rqvae": lambda: RQVAE(config.view, levels=levels, size=size, log=job.log)}[config.tokenizer]().fit(catalog, seed=job.seed)
-    return coded(tokenizer, catalog, partial(extra_level, is_unique_zero=True), data, job)
+                 "rqvae": lambda: RQVAE(config.view, levels=levels, size=size, log=job.log)}[config.tokenizer]()
+    return Coder(tokenizer, catalog, partial(extra_level, is_unique_zero=True))
 
 
 def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
@@ -98,8 +98,10 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
                           dropout=config.dropout, separator=True, causal=config.is_causal)
 
 
-def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
     """New items: the same text vectors and tokenizer, and the lowest free number behind their codes, 0 for who is alone."""
+    if config.codes:
+        return None  # whoever made them knows how
     tokenizer = {"rkmeans": ResidualKMeans, "rvq": ResidualVQ, "rqvae": RQVAE}[config.tokenizer].load(folder / "tokenizer.safetensors")
     return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={},
                      free=partial(next_number, is_unique_zero=True), known=catalog)

@@ -6,8 +6,9 @@ three) are its ablations; `letter:causal` trains TIGER's generator on machines w
 the codes under semid's own generator. The paper's second instantiation, on LC-Rec, is not here.
 Deviations: (1) the text encoder is the one at hand (the paper: LLaMA-7B), so the encoder begins at width 512 (the paper: 2048);
 (2) collaborative vectors of our own SASRec, trained on training rows only; (3) 3,000 updates of the tokenizer (the paper: 20,000
-epochs); (4) items that Sinkhorn's repair leaves together get other last codes (the paper leaves them); (5) those of tiger (1 to 4) and
-of `tokenizers.letter`.
+epochs); (4) items that Sinkhorn's repair leaves together get other last codes (the paper leaves them); under semid's generator there is no
+repair: all that share their codes get the nearest free last codes, as semid's own do, so that the tokenizer alone differs; (5) those of
+tiger (1 to 4) and of `tokenizers.letter`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 import torch
 
 from semid import generation
-from semid.coding import coded, made_once
-from semid.generation import generate
+from semid.coding import Coder, made_once
+from semid.generation import generate, refuse_nested_codes
 from semid.recipes import sasrec
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recipes.semid import Config as TwoLevel
@@ -56,13 +57,15 @@ COLLABORATIVE = "letter:cf"
 
 @dataclass(frozen=True)
 class Config:
-    """cf: sasrec (trained here), spectral (item-kNN's factors), or the name of a view as wide as tiger.latent that is from training rows
+    """codes: published codes in place of the tokenizer, a column of the items table or a file X.index.json.
+    cf: sasrec (trained here), spectral (item-kNN's factors), or the name of a view as wide as tiger.latent that is from training rows
     only. alpha, beta, groups, cluster_sizes, group_sizes: see `Letter`; last_epsilon: of Sinkhorn's plan over the last level in training,
     0 = nearest. hidden: widths of the text's encoder. temperature: divides the generator's logits in training, 1 = plain cross-entropy.
     tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator, which takes the codes
     instead where is_two_level. sasrec: how the collaborative vectors are trained, its width is tiger.latent.
     """
 
+    codes: str | None = None
     cf: str = "sasrec"
     alpha: float = 0.02
     beta: float = 1e-4
@@ -78,6 +81,9 @@ class Config:
     two_level: TwoLevel = TwoLevel()
     sasrec: SASRecSettings = SASRecSettings()
 
+    def __post_init__(self):
+        refuse_nested_codes(self.tiger, self.two_level)
+
 
 def smoke() -> Config:
     return Config(cf="spectral", groups=2, hidden=(32, 16), tiger=replace(tiger_smoke(), levels=3))
@@ -85,13 +91,12 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    codes = config.tiger.codes or config.two_level.codes
-    ids = made_once(codes, lambda: tokenize(config, data, job), data, job)
+    ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
     return generate(ids, config.tiger, config.two_level, data, job, is_two_level=config.is_two_level,
                     temperature=config.temperature)
 
 
-def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+def coder(config: Config, data: Split, job: Job) -> Coder:
     shape = config.tiger
     catalog = with_content(data.catalog, shape.view, shape.text, job)
     want_enough(catalog.view(shape.view), shape.size)  # before minutes go into the collaborative vectors
@@ -101,8 +106,8 @@ def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
                   group_sizes=config.group_sizes)
     tokenizer = RQVAE(shape.view, levels=shape.levels, size=shape.size, hidden=config.hidden, latent=shape.latent,
                       last_epsilon=config.last_epsilon, loss=loss, steps=shape.tokenizer_steps, log=job.log,
-                      checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
-    return coded(tokenizer, catalog, repaired, data, job)
+                      checkpoint=job.checkpoint("tokenizer"))
+    return Coder(tokenizer, catalog, next_free if config.is_two_level else repaired)
 
 
 def repaired(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:

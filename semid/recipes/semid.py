@@ -6,19 +6,23 @@ What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector 
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
 has a vector of its own beside the shared code vectors (generators/two_level.py); targets after rare items are shared with the
 neighbours that item-kNN knows (`NeighbourTargets` in data/batch.py; measured in dev/LOG.md).
+Other tokenizers under the same generator: `semid:text_codes`, `semid:cf_codes`, `semid:rqvae` (TIGER's) and `semid:product` (RPG's),
+and the variants `two_level` of letter and cost. All of them treat items with the same codes alike: the nearest free last code
+(`collisions.next_free`), which adds no level, so that a comparison changes the tokenizer alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semid.alignment import Alignment, align
-from semid.coding import made_once
+from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
 from semid.errors import ConfigError, DataError
@@ -29,9 +33,11 @@ from semid.objectives.next_codes import NextCodes
 from semid.recipes import item_knn
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
 from semid.scorers.item_knn import spectral_vectors
-from semid.tokenizers.collisions import collision_report, nearest_free_code, next_free
-from semid.tokenizers.health import health
+from semid.tokenizers.collisions import nearest_free_code, next_free
+from semid.tokenizers.product import Product
 from semid.tokenizers.residual_kmeans import ResidualKMeans
+from semid.tokenizers.rqvae import RQVAE
+from semid.tokenizers.view import composed, num_different
 from semid.training.fit import Optimization, Validation, fit
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
@@ -46,6 +52,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dpo": {"alignment.method": "dpo"},
     "grpo": {"alignment.method": "grpo"},
     "text_codes": {"code_views": ("text",)},
+    "cf_codes": {"code_views": ("cf",)},
+    "rqvae": {"tokenizer": "rqvae", "code_views": ("text",)},
+    "product": {"tokenizer": "product"},
 }
 VIEWS = ("text", "cf")
 DENSE = 50
@@ -55,10 +64,11 @@ DENSE = 50
 class Config:
     """text: which text vectors, see `with_text_view`. cf_dim: width of the collaborative view (spectral, training rows only).
 
-    code_views: which views the codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a
-    column of the items table or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could
-    not fill them. has_item_ids: off for catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of
-    their own. dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
+    tokenizer: residual k-means, TIGER's RQ-VAE, or product quantisation, whose digits are read as a path. code_views: which views the
+    codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a column of the items table
+    or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them.
+    has_item_ids: off for catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of their own.
+    dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. patience: looks
     (one every other epoch) without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
@@ -68,6 +78,7 @@ class Config:
 
     text: str = "auto"
     cf_dim: int = 64
+    tokenizer: Literal["rkmeans", "rqvae", "product"] = "rkmeans"
     code_views: tuple[str, ...] = VIEWS
     codes: str | None = None
     levels: int = 3
@@ -99,7 +110,7 @@ def smoke() -> Config:
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     torch.manual_seed(job.seed)
     catalog, views = with_views(config, data.catalog, data, job)
-    ids = made_once(config.codes, lambda: tokenize(catalog, views, config, data.train.counts, job), data, job)
+    ids = made_once(config.codes, lambda: _coder(config, catalog, views, job).codes(data, job), data, job)
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
@@ -138,21 +149,26 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
     return recommender
 
 
-def tokenize(catalog: Catalog, views: tuple[str, ...], config: Config, popularity: np.ndarray, job: Job) -> SemanticIds:
-    """Residual k-means over the views side by side, then every item gets its own codes."""
+def coder(config: Config, data: Split, job: Job) -> Coder:
+    return _coder(config, *with_views(config, data.catalog, data, job), job)
+
+
+def _coder(config: Config, catalog: Catalog, views: tuple[str, ...], job: Job) -> Coder:
     if not (views := tuple(name for name in views if name in config.code_views)):
         raise DataError(f"semid: want codes of one of the views {', '.join(config.code_views)}, but there is none of them; "
                         "give items with text (--items), or take other code_views")
-    size = config.size or min(256, 1 << max(2, int(np.log2(max(4, len(catalog) / 8)))))
-    tokenizer = ResidualKMeans(views, levels=config.levels, size=size).fit(catalog, seed=job.seed)
-    before = tokenizer.assign(catalog)
-    distances = tokenizer.distances(catalog, before.codes)
-    ids = next_free(before, distances, popularity)
-    job.log.write("tokenizer", health=health(ids), collisions=collision_report(before, ids, distances),
-                  unexplained=tokenizer.unexplained(catalog, before.codes))
-    if job.out is not None:
-        tokenizer.save(job.out / "tokenizer.safetensors")
-    return ids
+    different = num_different(composed(catalog, views))
+    size, levels = config.size or min(256, 1 << max(2, int(np.log2(max(4, different / 8))))), config.levels
+    if config.tokenizer == "product":
+        return Coder(Product(views, digits=levels, size=size), catalog, path_of_digits)
+    if config.tokenizer == "rqvae":
+        return Coder(RQVAE(views, levels=levels, size=size, log=job.log, checkpoint=job.checkpoint("tokenizer")), catalog, next_free)
+    return Coder(ResidualKMeans(views, levels=levels, size=size), catalog, next_free)
+
+
+def path_of_digits(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
+    """`next_free` for a set of digits, read in their order as a path down a tree: the generator writes one digit after another."""
+    return next_free(replace(ids, order="sequence"), distances, popularity)
 
 
 def dropout_for(data: Split) -> float:
@@ -209,11 +225,15 @@ def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, 
     return Fusion(first, second, weights[best])
 
 
-def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
     """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code."""
-    tokenizer = ResidualKMeans.load(folder / "tokenizer.safetensors")
-    return Newcomers(tokenizer, tokenizer.view, tokenizer.width, text=config.text,
-                     behaviour={"cf": min(config.cf_dim, len(catalog))}, free=nearest_free_code, known=catalog)
+    if config.codes:
+        return None  # whoever made them knows how
+    tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer].load(folder / "tokenizer.safetensors")
+    width = load_tensors(folder / "generator.safetensors")["input.content"].shape[1]
+    behaviour = min(config.cf_dim, len(catalog))
+    return Newcomers(tokenizer, VIEWS if width > behaviour else ("cf",), width, text=config.text, behaviour={"cf": behaviour},
+                     free=nearest_free_code, known=catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fusion:

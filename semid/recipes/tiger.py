@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from semid.alignment import Alignment, align
-from semid.coding import coded, made_once
+from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import DataError
@@ -83,14 +83,14 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    return generate(config, made_once(config.codes, lambda: tokenize(config, data, job), data, job), data, job)
+    return generate(config, made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job), data, job)
 
 
-def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+def coder(config: Config, data: Split, job: Job) -> Coder:
     catalog = with_content(data.catalog, config.view, config.text, job)
     tokenizer = RQVAE(config.view, levels=config.levels, size=config.size, latent=config.latent, steps=config.tokenizer_steps,
-                      log=job.log, checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
-    return coded(tokenizer, catalog, extra_level, data, job)
+                      log=job.log, checkpoint=job.checkpoint("tokenizer"))
+    return Coder(tokenizer, catalog, extra_level)
 
 
 def generate(config: Config, ids: SemanticIds, data: Split, job: Job, temperature: float = 1.0) -> CodeRecommender:
@@ -136,8 +136,10 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
                           user_tokens=config.user_tokens, causal=config.is_causal)
 
 
-def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
     """New items: the same text vectors and tokenizer, and the lowest free number behind their codes."""
+    if config.codes:
+        return None  # whoever made them knows how
     tokenizer = RQVAE.load(folder / "tokenizer.safetensors")
     return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={}, free=next_number, known=catalog)
 

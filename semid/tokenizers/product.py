@@ -67,6 +67,19 @@ class Product:
         """Return float32 [N, K]: squared distance of each item's last piece to every code of the last digit."""
         return squared_distances(self._pieces(torch.from_numpy(composed(catalog, self.view)))[-1], self.codebooks[-1]).numpy()
 
+    def unexplained(self, catalog: Catalog, codes: np.ndarray) -> list[float]:
+        """Return the share of variance left once the pieces up to each digit are known."""
+        vectors = torch.from_numpy(composed(catalog, self.view))
+        pieces = self._pieces(vectors)                                                   # [L, N, P]
+        chosen = torch.stack([book[digit] for book, digit in zip(self.codebooks, torch.from_numpy(codes.T.astype(np.int64)), strict=True)])
+        gained = (pieces.square() - (pieces - chosen).square()).sum((1, 2)).cumsum(0)    # [L]
+        return (1 - gained / (vectors - self.shift).square().sum().clamp_min(1e-12)).tolist()
+
+    @property
+    def width(self) -> int:
+        """D of the view it was fitted to."""
+        return len(self.shift)
+
     def save(self, path: Path) -> None:
         """Write one safetensors file."""
         settings = {"view": self.view, "digits": self.digits, "size": self.size, "iterations": self.iterations,

@@ -52,9 +52,23 @@ def test_same_seed_same_codes_and_a_saved_tokenizer_assigns_them(tmp_path):
     np.testing.assert_array_equal(Product.load(tmp_path / "t.safetensors").assign(items).codes, a.assign(items).codes)
 
 
-def test_identical_vectors_do_not_crash():
+def test_constant_vectors_are_one_clear_message():
     items = catalog().with_view("text", np.ones((500, 8), np.float32))
-    assert Product("text", digits=4, size=16).fit(items, seed=0).assign(items).num_distinct == 1
+    with pytest.raises(DataError, match="want at least 16 different vectors.*all equal"):
+        Product("text", digits=4, size=16).fit(items, seed=0)
+
+
+def test_unexplained_equals_numpy_and_the_last_digit_leaves_the_reconstruction_error():
+    items = catalog(dim=16)
+    tokenizer = Product("text", digits=4, size=16).fit(items, seed=0)
+    codes = tokenizer.assign(items).codes
+    vectors, axes = items.view("text").astype(np.float64), tokenizer.rotation.numpy().astype(np.float64)
+    centred = vectors - tokenizer.shift.numpy()
+    found = tokenizer.unexplained(items, codes)
+    for digits in range(1, 5):
+        known = np.concatenate([tokenizer.codebooks[d].numpy()[codes[:, d]] * (d < digits) for d in range(4)], axis=1)
+        assert found[digits - 1] == pytest.approx(np.square(centred - known @ axes.T).sum() / np.square(centred).sum(), rel=1e-4)
+    assert found == sorted(found, reverse=True)
 
 
 def test_too_many_digits_or_too_few_items_say_what_to_choose():
