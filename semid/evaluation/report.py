@@ -1,25 +1,21 @@
 """One run as one HTML page: how good, against whom, how it learnt, what its codes look like, whom it serves well.
 
-The page stands alone (style, script and pictures inside), asks the network for nothing, and a content security policy
-says so. Everything that came from data is escaped. Without scripts it loses sorting and the opening of tree cells, no fact.
+The document around the sections is `page`'s. Everything that came from data is escaped. Without scripts the page loses sorting and the
+opening of tree cells, no fact.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
-from semid.evaluation import charts
+from semid.evaluation import charts, code_sections, page
 from semid.evaluation.charts import SLOTS, Line, Score
-from semid.evaluation.report_values import CodeUse, Comparison, Latency, Report, Slice, Training, UserExample
-from semid.evaluation.tree_chart import Tree, arrange, icicle, top_codes, tree_data
+from semid.evaluation.report_values import Comparison, Latency, Report, Slice, Training, UserExample
 from semid.evaluation.wording import THIN, count, duration, escape, fraction, large, p_value, percent, plain
 from semid.files import write_text
 
@@ -90,34 +86,6 @@ def verdict(comparison: Comparison) -> tuple[str, str]:
 
 
 # Sections: each returns the inside of one <section> ------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Sequence[str], *, caption: str, style: str = "") -> str:
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="{style}">'
-            f"<caption>{escape(caption)}</caption><thead><tr>{''.join(head)}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table></div>")
-
-
-def _folded(table: str) -> str:
-    return f"<details><summary>As a table</summary>{table}</details>"
-
-
-def _head(text: str, *, numeric: bool = True, under: str = "", sortable: bool = False) -> str:
-    look = " ".join(filter(None, ["n" if numeric else "", "sort" if sortable else ""]))
-    return f'<th scope="col" class="{look}">{escape(text)}{under}</th>'
-
-
-def _cell(text: str, *, value: float | None = None, style: str = "n") -> str:
-    """A table cell; `value` is what sorting compares."""
-    key = "" if value is None or not math.isfinite(value) else f' data-value="{float(value)!r}"'
-    return f'<td class="{style}"{key}>{text}</td>'
-
-
-def _key(names: Sequence[str], *, last: bool = False) -> str:
-    """Names in their colours; with `last` the last of them is the grey one."""
-    slots = [SLOTS - 1 if last and k == len(names) - 1 else min(k, SLOTS - 1) for k in range(len(names))]
-    spans = "".join(f'<span class="of{slot}">{escape(name)}</span>' for slot, name in zip(slots, names, strict=True))
-    return f'<p class="key">{spans}</p>'
 
 
 def _header(report: Report) -> str:
@@ -193,8 +161,8 @@ def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bo
     marks = charts.ticks(min(ends, default=0.0), max(ends, default=1.0))
     domain = (marks[0], marks[-1])
     ours = measured.get(subject, {}).get(primary, Score(math.nan))
-    head = [_head("System", numeric=False), _head(primary, numeric=False, under=charts.dot_axis(marks)),
-            *(_head(name, sortable=True) for name in (*metrics, f"Against {subject}", *COSTS, "Seeds"))]
+    head = [page.head("System", numeric=False), page.head(primary, numeric=False, under=charts.dot_axis(marks)),
+            *(page.head(name, sortable=True) for name in (*metrics, f"Against {subject}", *COSTS, "Seeds"))]
     rows = []
     for system in systems:
         scores = measured[system.name]
@@ -205,11 +173,11 @@ def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bo
         cells += [_score_cell(scores.get(m), best[m], system.published.get(m) if with_published else None) for m in metrics]
         cells.append(_against(scores.get(primary), ours, is_subject=is_subject))
         dash = '<span class="none">–</span>'
-        cells += [_cell(dash if v is None else show(v), value=v) for v, show in (
+        cells += [page.cell(dash if v is None else show(v), value=v) for v, show in (
             (system.train_seconds, duration), (system.ms_per_user, plain), (system.parameters, large))]
-        cells.append(_cell(str(system.seeds) if scores else dash, value=system.seeds))
+        cells.append(page.cell(str(system.seeds) if scores else dash, value=system.seeds))
         rows.append(f'<tr class="{"subject" if is_subject else ""}">{"".join(cells)}</tr>')
-    return _table(head, rows, caption=protocol[:1].upper() + protocol[1:], style="compare")
+    return page.table(head, rows, caption=protocol[:1].upper() + protocol[1:], style="compare")
 
 
 def _score_cell(score: Score | None, best: float, published: float | None) -> str:
@@ -221,22 +189,22 @@ def _score_cell(score: Score | None, best: float, published: float | None) -> st
             text += f"<small>{fraction(score.low)}–{fraction(score.high)}</small>"
     if published is not None:
         text += f"<small>published {fraction(published)}</small>"
-    return _cell(text, value=value)
+    return page.cell(text, value=value)
 
 
 def _against(theirs: Score | None, ours: Score, *, is_subject: bool) -> str:
     """How another system's number lies to ours: the sign is theirs."""
     if is_subject:
-        return _cell('<span class="none">reference</span>', value=0.0)
+        return page.cell('<span class="none">reference</span>', value=0.0)
     if theirs is None or not math.isfinite(theirs.mean) or not math.isfinite(ours.mean):
-        return _cell('<span class="none">–</span>')
+        return page.cell('<span class="none">–</span>')
     gap = _gap(theirs.mean, ours.mean)
     outcome = _outcome(gap, theirs.p)
     arrow = {"win": "▲", "loss": "▼", "even": "≈"}[outcome]
     test = "not tested" if theirs.p is None else p_value(theirs.p)
     look = {"win": "ahead", "loss": "below", "even": "none"}[outcome]
     change = percent(gap, sign=True) if math.isfinite(gap) else "from 0"
-    return _cell(f'<span class="{look}">{arrow} {change}</span><small>{escape(test)}</small>', value=gap)
+    return page.cell(f'<span class="{look}">{arrow} {change}</span><small>{escape(test)}</small>', value=gap)
 
 
 def _flat(record: dict, prefix: str = "") -> dict[str, float]:
@@ -287,7 +255,7 @@ def _stage(records: Sequence[dict]) -> str:
         lines = [Line(LOSSES.get(name) or name.split(".", 1)[1], *series[name], slot=min(k, SLOTS - 1))
                  for k, name in enumerate(losses)]
         picture = charts.line_chart(lines, label="Loss over steps", x_name="step")
-        out.append(_figure("Loss", f"{plain(float(lines[0].y[-1]), 4)} at the end", picture))
+        out.append(page.figure("Loss", f"{plain(float(lines[0].y[-1]), 4)} at the end", picture))
     valid = [n for n in series if n.startswith("valid.") and "@" in n]
     out += [_signal(_metric_name(name), *series[name], is_valid=True) for name in valid]
     health = [n for n in series if n not in losses and n not in valid]
@@ -306,7 +274,7 @@ def _signal(title: str, x: np.ndarray, y: np.ndarray, *, is_valid: bool = False)
         said = f"best {fraction(float(y[best]))} at step {count(float(x[best]))}"
     picture = charts.line_chart([Line(title, x, y)], label=f"{title} over steps: {said}", x_name="step",
                                 height=210 if is_valid else 150)
-    return _figure(title, said, picture)
+    return page.figure(title, said, picture)
 
 
 def _metric_name(name: str) -> str:
@@ -321,57 +289,6 @@ def _signal_name(name: str) -> str:
     return "Learning rate" if text == "lr" else text[:1].upper() + text[1:]
 
 
-def _figure(title: str, said: str, picture: str, under: str = "") -> str:
-    return f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(said)}</span></figcaption>{picture}{under}</figure>"
-
-
-def _codes(use: CodeUse) -> str:
-    out = []
-    for level, counts in enumerate(use.counts):
-        counts = np.asarray(counts)
-        share = counts[counts > 0] / max(counts.sum(), 1)
-        bits = float(-(share * np.log2(share)).sum()) + 0.0
-        used, size = int((counts > 0).sum()), len(counts)
-        facts = {"Used": f"{count(used)} of {count(size)}", "Perplexity": plain(2**bits),
-                 "Entropy": f"{plain(bits)} of {plain(math.log2(size))} bits",
-                 "Largest": f"{count(int(counts.max(initial=0)))} items"}
-        list_ = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
-        label = f"Level {level + 1}: items per code, most used first; {used} of {size} codes used, perplexity {plain(2**bits)}"
-        picture = charts.use_chart(counts, label=label)
-        below = f'<dl class="tiny">{list_}</dl>'
-        out.append(_figure(f"Level {level + 1}", f"{percent(used / size)} of codes used", picture, below))
-    repeats = use.num_items - use.num_distinct
-    shared = "every item has its own."
-    if repeats:
-        shared = f"{count(repeats)} ({percent(repeats / use.num_items)}) repeat another item's."
-    text = f"{count(use.num_items)} items have {count(use.num_distinct)} distinct codes: {shared}"
-    return f'<p>{escape(text)}</p><div class="grid three">{"".join(out)}</div>'
-
-
-def _tree(tree: Tree) -> str:
-    drawn = arrange(tree)
-    data = tree_data(drawn)
-    has_other = bool(drawn.names) and int(drawn.colour.max(initial=0)) >= len(drawn.names)
-    key = _key([*drawn.names, *(["other"] if has_other else [])], last=has_other) if drawn.names else ""
-    text = (f"Each row is a level of the code, each cell a prefix, as wide as its share of the {tree.weight_name}, largest "
-            "first. Grey cells stand for several prefixes too narrow to draw. Point at a cell to see what lies in it; ")
-    text += "select it to open it." if data else "there are too many items here to open cells: `semid codes` lists them."
-    rows = []
-    for code, size, most, titles in top_codes(drawn):
-        known = f'<td>{escape(most)}</td><td class="titles">{_titles(titles, size)}</td>'
-        rows.append(f'<tr><th scope="row">{code}</th>{_cell(count(size))}{known}</tr>')
-    head = [_head("Code"), _head("Items"), _head("Mostly", numeric=False), _head("Best known items", numeric=False)]
-    table = _table(head, rows, caption=f"The largest codes of the first level, by {tree.weight_name}")
-    script = f'<script type="application/json" id="tree-data">{data}</script>' if data else ""
-    picture = f'<div id="icicle"><p class="crumbs" aria-live="polite"></p>{icicle(drawn)}</div>'
-    return f"<p>{escape(text)}</p>{key}{picture}{script}{_folded(table)}"
-
-
-def _titles(titles: Sequence[str], size: int) -> str:
-    more = f' <span class="none">+{count(size - len(titles))} more</span>' if size > len(titles) else ""
-    return "; ".join(f"<bdi>{escape(t)}</bdi>" for t in titles) + more
-
-
 def _slices(slices: Sequence[Slice]) -> str:
     names = list(dict.fromkeys(n for s in slices for n in s.systems))
     out = []
@@ -379,15 +296,15 @@ def _slices(slices: Sequence[Slice]) -> str:
         systems = {n: part.systems[n] for n in names if n in part.systems}
         picture = _rows(part, systems) if len(part.groups) <= 3 else charts.column_chart(
             part.groups, part.counts, systems, label=f"{part.metric} by {part.title}; the table below has the numbers")
-        head = [_head(part.title, numeric=False), _head("Cases"), *(_head(n) for n in systems)]
+        head = [page.head(part.title, numeric=False), page.head("Cases"), *(page.head(n) for n in systems)]
         rows = []
         for k, group in enumerate(part.groups):
             scores = "".join(_score_cell(row[k], math.nan, None) for row in systems.values())
-            rows.append(f'<tr><th scope="row">{escape(group)}</th>{_cell(count(part.counts[k]))}{scores}</tr>')
-        table = _folded(_table(head, rows, caption=f"{part.metric} by {part.title}"))
+            rows.append(f'<tr><th scope="row">{escape(group)}</th>{page.cell(count(part.counts[k]))}{scores}</tr>')
+        table = page.folded(page.table(head, rows, caption=f"{part.metric} by {part.title}"))
         note = f'<p class="small">{escape(part.note)}</p>' if part.note else ""
-        out.append(_figure(f"By {part.title}", part.metric, picture, note + table))
-    return f'{_key(names)}<div class="grid">{"".join(out)}</div>'
+        out.append(page.figure(f"By {part.title}", part.metric, picture, note + table))
+    return f'{page.key(names)}<div class="grid">{"".join(out)}</div>'
 
 
 def _rows(part: Slice, systems: dict[str, Sequence[Score]]) -> str:
@@ -408,16 +325,16 @@ def _latency(latency: Latency) -> str:
     every = np.concatenate(list(stages.values()))
     low, high = max(float(every.min()), 1e-3), float(every.max())
     domain = (low / 1.15, max(high, low * 1.5) * 1.15)
-    head = [_head("Stage", numeric=False), _head("Distribution, logarithmic", numeric=False, under=charts.time_axis(domain)),
-            *(_head(h) for h in ("p50", "p90", "p99", "Requests"))]
+    head = [page.head("Stage", numeric=False), page.head("Distribution, logarithmic", numeric=False, under=charts.time_axis(domain)),
+            *(page.head(h) for h in ("p50", "p90", "p99", "Requests"))]
     rows = []
     for name, ms in stages.items():
         p50, p90, p99 = np.percentile(ms, [50, 90, 99]).tolist()
         picture = charts.histogram_cell(ms, domain, label=f"{name}: median {plain(p50)} ms, 99th percentile {plain(p99)} ms")
         rows.append(f'<tr><th scope="row">{escape(name)}</th><td class="plot wide">{picture}</td>'
-                    f"{_cell(f'<b>{plain(p50)}</b>')}{_cell(plain(p90))}{_cell(plain(p99))}{_cell(count(len(ms)))}</tr>")
+                    f"{page.cell(f'<b>{plain(p50)}</b>')}{page.cell(plain(p90))}{page.cell(plain(p99))}{page.cell(count(len(ms)))}</tr>")
     setting = escape(f"{latency.setting} Lines mark the median and the 99th percentile.".strip())
-    return f"<p>{setting}</p>" + _table(head, rows, caption="Milliseconds per request", style="latency")
+    return f"<p>{setting}</p>" + page.table(head, rows, caption="Milliseconds per request", style="latency")
 
 
 def _users(users: Sequence[UserExample]) -> str:
@@ -459,30 +376,14 @@ def render(report: Report) -> str:
         ("quality", "Comparison", report.comparison, _comparison),
         ("slices", "Where it works", report.slices, _slices),
         ("training", "Training", report.training, _training),
-        ("codes", "Use of codes", report.codes, _codes),
-        ("tree", "The code tree", report.tree, _tree),
+        ("codes", "Use of codes", report.codes, code_sections.use),
+        ("tree", "The code tree", report.tree, code_sections.tree),
         ("latency", "Latency", report.latency, _latency),
         ("users", f"{len(report.users or ())} users", report.users, _users),
         ("next", "What to type next", report.commands, _commands),
     ]
     shown = [(name, title, section(value)) for name, title, value, section in parts if value is not None]
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in shown)
-    body = "".join(f'<section id="{name}" aria-labelledby="h-{name}"><h2 id="h-{name}">{escape(title)}</h2>{inner}</section>'
-                   for name, title, inner in shown)
-    here = files("semid.evaluation")
-    style, script = (here.joinpath(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    title = f"{report.header.recipe} on {report.header.data}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)} · semid</title><style>{style}</style></head><body>"
-        f'<header class="top">{_header(report)}</header>'
-        f'<nav aria-label="Sections">{links}</nav><main>{body}</main>'
-        f"<footer>{escape(f'Made by semid {report.header.version}'.strip())}. This page needs no network.</footer>"
-        f"<script>{script}</script></body></html>\n")
+    return page.document(f"{report.header.recipe} on {report.header.data}", _header(report), shown, report.header.version)
 
 
 def write(report: Report, path: str | Path) -> Path:
