@@ -11,6 +11,7 @@ import errno
 import json as json_text
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -237,16 +238,22 @@ def evaluate(run: RunFolder, /, *, protocol: Annotated[str | None, arg(metavar="
 
 def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (), /, *, data: flags.Events, out: Path,
             reading: flags.Reading = flags.AS_GUESSED, splitting: flags.Splitting = flags.LEAVE_ONE_OUT,
-            set: flags.SettingsOfOne = (), seeds: int = 1, no_baselines: bool = False, name: str | None = None,
+            set: flags.SettingsOfOne = (), codes: bool = False, seeds: int = 1, no_baselines: bool = False, name: str | None = None,
             results: Path | None = None, device: flags.Device = "auto", json: bool = False, quiet: bool = False) -> int:
     """Train recipes and the baselines (popularity, item_knn, ease, sasrec) under one protocol; print one table.
 
     Finished runs in OUT are kept, so the same command goes on after an interruption. Writes OUT/comparison.json and
     OUT/report.html.
 
+    With --codes, compare their ways of making codes instead: collisions, use, neighbours, churn, seconds, and a small generator on
+    each, in minutes. Names are those of recipes with codes, codes=COLUMN or codes=X.index.json; without a name a choice of them.
+    Writes OUT/codes.json and OUT/codes.html, which ends with advice.
+
     JSON: {"data", "systems": [{"name", "seeds", "train_seconds", "latency_ms", "parameters", "runs"}], "comparisons": {"keep" |
     "remove": {"protocol_hash", "num_cases", "reference", "rows": [{"name", "num_seeds", "metrics": {"ndcg@10": {"mean", "low",
-    "high", "sd", "p", "p_adjusted"}}}]}}, "report"}.
+    "high", "sd", "p", "p_adjusted"}}}]}}, "report"}. With --codes: {"data", "seed", "ground", "ways": [{"name", "source", "seconds",
+    "items", "levels", "collisions", "error", "purity", "agreement", "chance", "churn", "head_room", "probe": {"mean", "low", "high",
+    "seconds", "p"}}], "advice": [...], "report"}.
 
     Args:
         recipes: names, or name:variant; see `semid recipes`
@@ -254,7 +261,8 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
         out: folder for the runs, one subfolder a recipe and seed
         reading: how to read the tables
         splitting: the protocol
-        set: change a setting of one recipe, such as sasrec.epochs=10
+        set: change a setting of one recipe, such as sasrec.epochs=10; with --codes also of the small generator, such as probe.epochs=8
+        codes: compare ways of making codes
         seeds: runs of each recipe that has chance in it; with 1 the table says so
         no_baselines: only the recipes named
         name: of the data set, by default that of the file
@@ -269,6 +277,9 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
     from semid.run import configure
 
     say = Voice(json)
+    if codes:
+        _want_codes_alone(seeds, no_baselines, results)
+        return _compare_codes(say, recipes, data, out, reading, splitting, set, name, device, quiet)
     if seeds < 1:
         raise ConfigError(f"--seeds: want 1 or more, got {seeds}")
     if no_baselines and not recipes:
@@ -427,10 +438,14 @@ def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,..
 
 
 def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, json: bool = False) -> int:
-    """Say how well the semantic ids of a run are used: use, entropy, perplexity, collisions, and what prefixes hold.
+    """Say how well the semantic ids of a run are used: use, entropy, collisions, neighbours, purity, room, and what prefixes hold.
+
+    Writes RUN/codes.html, which ends with advice. To compare ways of making codes: semid compare --codes.
 
     JSON: {"source", "items", "distinct", "collision_rate", "colliding_share", "largest_group", "levels": [{"size", "used",
-    "entropy" (nats), "perplexity", "largest_share"}], "prefixes": [{"codes", "items", "titles"}]}.
+    "entropy" (nats), "perplexity", "largest_share"}], "prefixes": [{"codes", "items", "titles"}], "ground": {"items", "twins",
+    "neighbours", "category", "chance_purity", "earlier"}, "measured": {"collisions", "error", "purity", "agreement", "chance",
+    "head_room", ...}, "advice": [...], "report"}. Lists have one entry a length of prefix.
 
     Args:
         run: run folder
@@ -439,18 +454,25 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
         json: print JSON instead of tables
     """
     from semid import views
-    from semid.codes import describe, ids_of
+    from semid.codes import describe, wanted_ids
     from semid.data.letter import write_index_json
+    from semid.evaluation.code_report import write
+    from semid.laboratory import of_run, report
     from semid.run import load
 
     say = Voice(json)
     loaded = load(run)
     found = describe(loaded, examples)
-    say.show(*views.codes(found))
-    if export is not None and (ids := ids_of(loaded)) is not None:
-        write_index_json(export, ids, loaded.catalog.items)
-        say.next([(f"semid train tiger --data EVENTS --items ITEMS --set codes={export} --out RUN", "another generator on these codes")])
-    say.result(found)
+    measured = of_run(loaded)
+    commands = [("semid compare --codes --data EVENTS --items ITEMS --out runs/codes", "other ways of making codes beside this one")]
+    page = write(report(measured, loaded.split, name=run.name, seed=loaded.about["seed"], commands=commands), run / "codes.html")
+    say.show(*views.codes(found), "", *views.kept(measured), *views.advice(measured))
+    told = measured.to_dict()
+    say.result({**found, "ground": told["ground"], "measured": told["ways"][0], "advice": told["advice"], "report": str(page)})
+    if export is not None:
+        write_index_json(export, wanted_ids(loaded), loaded.catalog.items)
+        commands.append((f"semid train tiger --data EVENTS --items ITEMS --set codes={export} --out RUN", "another generator on these codes"))
+    say.next([(f"open {page}", "the same with pictures"), *commands])
     return 0
 
 
@@ -565,6 +587,46 @@ def _serving() -> Callable[..., None]:
     except ModuleNotFoundError as error:
         raise MissingExtra(f"semid serve needs the package {error.name}; install it: pip install \"semid[serve]\"") from None
     return serve
+
+
+def _want_codes_alone(seeds: int, no_baselines: bool, results: Path | None) -> None:
+    """Raise `ConfigError` for flags of `compare` that say nothing about codes."""
+    for flag, is_given in (("--seeds", seeds != 1), ("--no-baselines", no_baselines), ("--results", results is not None)):
+        if is_given:
+            raise ConfigError(f"compare --codes: {flag} is for trained recipes; want it left out: ways of making codes are measured once, "
+                              "without baselines")
+
+
+def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, reading: flags.Reading, splitting: flags.Splitting,
+                   settings: Sequence[str], name: str | None, device: str, quiet: bool) -> int:
+    """`compare --codes`."""
+    from semid import views
+    from semid.evaluation.code_report import write
+    from semid.files import write_json
+    from semid.laboratory import PROBE_NAME, WAYS, check_way, compare_codes, default_ways, report
+
+    protocol = splitting.protocol()
+    changes = flags.settings_by_recipe(settings, [*(ways or WAYS), PROBE_NAME])
+    for way in ways:
+        check_way(way, changes.get(way))  # what is misspelt fails before the data are read
+    dataset = reading.read(data)
+    split = dataset.split(protocol)
+    say.about(*views.summary(dataset, split))
+    name = name or Path(data).name.split(".")[0]
+    ways = ways or default_ways(split)
+    with say.progress(quiet) as progress:
+        found = compare_codes(ways, split, out=out, settings=changes, device=device, log=_logs(out, progress))
+    top = found.best.name
+    what = f"semid --set codes={top.removeprefix('codes=')}" if top.startswith("codes=") else top
+    commands = [(f"semid train {what} --data {shlex.quote(data)}{_items(reading)} --out runs/{re.sub('[^a-z0-9_]+', '-', top)}",
+                 "train in full on the codes that scored highest")]
+    page = write(report(found, split, name=name, seed=0, commands=commands), out / "codes.html")
+    result = {"data": name, "seed": 0, **found.to_dict()}
+    write_json(out / "codes.json", result)
+    say.show(*views.laboratory(found), "", *views.kept(found), *views.advice(found))
+    say.result({**result, "report": str(page)})
+    say.next([(f"open {page}", "the same with pictures, and items by title"), *commands])
+    return 0
 
 
 def _open_page(run: Path, beside: Path) -> int:

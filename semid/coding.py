@@ -61,7 +61,8 @@ class Made:
 
     def said(self, job: Job) -> Made:
         """Write the health of the codes to the log."""
-        job.log.write("tokenizer", health=health(self.ids), collisions=self.collisions, unexplained=self.unexplained)
+        own = {"unexplained": self.unexplained} if self.unexplained else {}
+        job.log.write("tokenizer", health=health(self.ids), collisions=self.collisions, **own)
         return self
 
 

@@ -70,8 +70,8 @@ def _report(entries: Sequence[Entry], data: str, commands: Sequence[tuple[str, s
         header=_header(run, [entry.seed for entry in systems[subject]], subject, data),
         comparison=_comparison(systems, subject),
         training=_training(run.folder),
-        codes=None if ids is None else _use(ids),
-        tree=None if ids is None else _tree(ids, run.catalog, run.split.train.counts),
+        codes=None if ids is None else code_use(ids),
+        tree=None if ids is None else code_tree(ids, run.catalog, run.split.train.counts),
         slices=_slices(systems, subject),
         latency=_latency(systems),
         users=_users(run, systems[subject][0].evaluations[run.resolve_seen("auto")]),
@@ -128,12 +128,14 @@ def _training(folder: Path | None) -> Training | None:
     return Training(curves) if curves else None
 
 
-def _use(ids: SemanticIds) -> CodeUse:
+def code_use(ids: SemanticIds) -> CodeUse:
+    """Return how often each code is used, as the page draws it."""
     counts = [np.bincount(codes[codes >= 0], minlength=size) for codes, size in zip(ids.codes.T, ids.sizes)]
     return CodeUse(counts, len(ids), ids.num_distinct)
 
 
-def _tree(ids: SemanticIds, catalog: Catalog, popularity: np.ndarray) -> Tree:
+def code_tree(ids: SemanticIds, catalog: Catalog, popularity: np.ndarray) -> Tree:
+    """Return the code tree as the page draws it. popularity: int64 [N], the width of an item."""
     return Tree(ids.codes, catalog.titles, popularity.astype(float), categories(catalog), levels=min(3, ids.levels),
                 weight_name="events")
 

@@ -168,7 +168,7 @@ class Run:
                 found[seen] = Evaluation.load(file)
                 continue
             found[seen] = evaluate(self.systems[system], self.split, cases, case_batches(self.split, cases), part=part, seen=seen,
-                                   ids=ids_of(self), vectors=self._text_vectors, categories=known_categories(self.catalog))
+                                   ids=ids_of(self), vectors=self.text_vectors, categories=known_categories(self.catalog))
             if file is not None:
                 found[seen].save(file)
         return found
@@ -191,7 +191,7 @@ class Run:
         return dataclasses.replace(self, split=asked)
 
     @cached_property
-    def _text_vectors(self) -> np.ndarray | None:
+    def text_vectors(self) -> np.ndarray | None:
         """float32 [N, 256]: the same measure of likeness for every system; None where the items have no text."""
         from semid.encoders.hashed import text_vectors
         from semid.encoders.text import item_texts

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from semid.data.read import Dataset
     from semid.evaluation.compare import Compared as Cell
     from semid.evaluation.evaluate import Evaluation, Measure
+    from semid.laboratory import Laboratory
     from semid.recipe_cards import RecipeCard
     from semid.run import Run
     from semid.serving.contract import Explanation
@@ -206,6 +207,45 @@ def codes(found: Mapping[str, Any]) -> Parts:
     source = f" ({found['source']})" if found["source"] else ""
     return [Text(f"{found['items']:,} items, {found['distinct']:,} distinct codes: {said}{source}\n", style="bold"), levels, "",
             prefixes]
+
+
+def kept(found: Laboratory) -> Parts:
+    """What codes keep: neighbours under one prefix, categories, vectors; one row a way."""
+    kinds, ground = sorted(found.ways[0].measured.agreement), found.ground
+    lengths = range(min(2, min(way.measured.depth for way in found.ways)))
+    pure = lengths if ground.category else ()
+    prefix = lambda k: "1 code" if k == 0 else f"{k + 1} codes"
+    table = grid("codes", *(f"{kind}\n{prefix(k)}" for kind in kinds for k in lengths), *(f"category\n{prefix(k)}" for k in pure),
+                 *(f"left of\n{kind}" for kind in sorted(found.ways[0].measured.error)), left=1)
+    share = lambda value: "-" if value is None else f"{value:.1%}"
+    for way in (each.measured for each in found.ways):
+        table.add_row(way.name, *(share(way.agreement[kind][k]) for kind in kinds for k in lengths),
+                      *(share(way.purity[k] if way.purity else None) for k in pure),
+                      *("-" if way.error[kind] is None else fraction(way.error[kind]) for kind in sorted(way.error)))
+    chance = f"; any two items share their category with {ground.chance_purity:.1%}" if ground.chance_purity is not None else ""
+    return [Text(f"Nearest {ground.neighbours} neighbours of an item, and items of one category, that share its first codes{chance}\n",
+                 style="bold"), table]
+
+
+def laboratory(found: Laboratory) -> Parts:
+    """Score, cost, collisions and room: one row a way, the best first."""
+    table = grid("codes", "NDCG@10 of the probe", "p", "seconds", "share codes", "after", "first level", "refit", "free codes", left=1)
+    known = lambda value, show: "-" if value is None else show(value)
+    for way in sorted((each.measured for each in found.ways), key=lambda way: -(way.probe.mean if way.probe else 0.0)):
+        probe, collisions, level = way.probe, way.collisions, way.levels[0]
+        table.add_row(
+            way.name, "-" if probe is None else f"{fraction(probe.mean)} ({fraction(probe.low)}-{fraction(probe.high)})",
+            known(probe and probe.p, lambda p: f"{p:.3f}"), known(way.seconds, lambda s: f"{s:.1f}"),
+            *("-" if collisions is None else f"{collisions[f'colliding_share_{when}']:.1%}" for when in ("before", "after")),
+            f"{level['used']} used, {level['perplexity']:.0f} of {level['size']}", known(way.churn and way.churn[0], lambda c: f"{c:.1%}"),
+            f"{way.head_room['median']:.0f}")
+    said = "p: against the best, Holm-corrected; share codes: items before they are told apart; refit: items with another first code"
+    return [table, Text(said, style="dim")]
+
+
+def advice(found: Laboratory) -> Parts:
+    """What to do, in sentences."""
+    return [Text("\nWhat to do", style="bold"), *(Text(f"- {sentence}") for sentence in found.advice)]
 
 
 def recipes(cards: Sequence[RecipeCard], numbers: Mapping[str, Sequence[dict]]) -> Parts:

@@ -35,7 +35,7 @@ VERBS = {
     "data check": {"events", "reading", "bad_rows"},
     "train": {"recipe", "data", "out", "reading", "splitting", "set", "seed", "resume", "device"},
     "evaluate": {"run", "protocol", "part"},
-    "compare": {"recipes", "data", "out", "reading", "splitting", "set", "seeds", "no_baselines", "name", "results", "device"},
+    "compare": {"recipes", "data", "out", "reading", "splitting", "set", "codes", "seeds", "no_baselines", "name", "results", "device"},
     "recommend": {"run", "user", "history", "k", "where", "exclude", "seen", "engine"},
     "explain": {"run", "item", "user", "history"},
     "add": {"run", "items", "item_id", "view"},

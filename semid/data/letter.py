@@ -118,6 +118,16 @@ def codes_of_tokens(tokens: Sequence[Sequence[str] | None], items: IdMap, source
     return SemanticIds(codes, tuple(sizes) if sizes else tuple((codes.max(axis=0) + 1).tolist()), source=source)
 
 
+def code_columns(table: pa.Table) -> list[str]:
+    """Return the columns of an items table that hold published codes, lists of tokens such as `["<a_1>", "<b_2>"]`; by the first item."""
+    found = []
+    for name in table.column_names:
+        first = table[name][0].as_py() if table.num_rows and pa.types.is_list(table.schema.field(name).type) else None
+        if first and all(isinstance(token, str) and _TOKEN.fullmatch(token) for token in first):
+            found.append(name)
+    return found
+
+
 def _load(path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
         found = dict(pairs)

@@ -37,15 +37,16 @@ def use(codes: CodeUse) -> str:
     return f'<p>{escape(text)}</p><div class="grid three">{"".join(out)}</div>'
 
 
-def tree(tree: Tree) -> str:
-    """The icicle of the code tree, that opens, and its largest codes with titles. One a page: the script finds it by its id."""
+def tree(tree: Tree, *, opens: bool = True) -> str:
+    """The icicle of the code tree and its largest codes with titles. Only one of a page opens: the script finds it by its id."""
     drawn = arrange(tree)
-    data = tree_data(drawn)
+    data = tree_data(drawn) if opens else ""
     has_other = bool(drawn.names) and int(drawn.colour.max(initial=0)) >= len(drawn.names)
     key = page.key([*drawn.names, *(["other"] if has_other else [])], last=has_other) if drawn.names else ""
     text = (f"Each row is a level of the code, each cell a prefix, as wide as its share of the {tree.weight_name}, largest "
             "first. Grey cells stand for several prefixes too narrow to draw. Point at a cell to see what lies in it; ")
-    text += "select it to open it." if data else "there are too many items here to open cells: `semid codes` lists them."
+    text += ("select it to open it." if data else "there are too many items here to open cells: `semid codes` lists them." if opens
+             else "the table lists the largest.")
     rows = []
     for code, size, most, titles in top_codes(drawn):
         known = f'<td>{escape(most)}</td><td class="titles">{titled(titles, size)}</td>'
@@ -53,7 +54,7 @@ def tree(tree: Tree) -> str:
     head = [page.head("Code"), page.head("Items"), page.head("Mostly", numeric=False), page.head("Best known items", numeric=False)]
     table = page.table(head, rows, caption=f"The largest codes of the first level, by {tree.weight_name}")
     script = f'<script type="application/json" id="tree-data">{data}</script>' if data else ""
-    picture = f'<div id="icicle"><p class="crumbs" aria-live="polite"></p>{icicle(drawn)}</div>'
+    picture = f'<div id="icicle"><p class="crumbs" aria-live="polite"></p>{icicle(drawn)}</div>' if opens else icicle(drawn)
     return f"<p>{escape(text)}</p>{key}{picture}{script}{page.folded(table)}"
 
 

@@ -21,8 +21,8 @@ def table(head: Sequence[str], rows: Sequence[str], *, caption: str, style: str 
             f"<tbody>{''.join(rows)}</tbody></table></div>")
 
 
-def folded(inside: str, summary: str = "As a table") -> str:
-    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
+def folded(inside: str, summary: str = "As a table", *, is_open: bool = False) -> str:
+    return f"<details{' open' if is_open else ''}><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def head(text: str, *, numeric: bool = True, under: str = "", sortable: bool = False) -> str:
@@ -45,6 +45,12 @@ def key(names: Sequence[str], *, last: bool = False) -> str:
 
 def figure(title: str, said: str, picture: str, under: str = "") -> str:
     return f"<figure><figcaption><b>{escape(title)}</b> <span>{escape(said)}</span></figcaption>{picture}{under}</figure>"
+
+
+def commands(listed: Sequence[tuple[str, str]]) -> str:
+    """What to type next: (command, what it does)."""
+    return '<dl class="commands">' + "".join(
+        f"<div><dt><code>{escape(c)}</code></dt><dd>{escape(what)}</dd></div>" for c, what in listed) + "</dl>"
 
 
 def document(title: str, header: str, sections: Sequence[tuple[str, str, str]], version: str) -> str:

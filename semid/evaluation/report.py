@@ -362,11 +362,6 @@ def _score(score: float) -> str:
     return f"{score:.2f}".replace("-", "−") if abs(score) >= 0.1 else plain(score)
 
 
-def _commands(commands: Sequence[tuple[str, str]]) -> str:
-    return '<dl class="commands">' + "".join(
-        f"<div><dt><code>{escape(c)}</code></dt><dd>{escape(what)}</dd></div>" for c, what in commands) + "</dl>"
-
-
 # The page -------------------------------------------------------------------------------------------------------------
 
 
@@ -380,7 +375,7 @@ def render(report: Report) -> str:
         ("tree", "The code tree", report.tree, code_sections.tree),
         ("latency", "Latency", report.latency, _latency),
         ("users", f"{len(report.users or ())} users", report.users, _users),
-        ("next", "What to type next", report.commands, _commands),
+        ("next", "What to type next", report.commands, page.commands),
     ]
     shown = [(name, title, section(value)) for name, title, value, section in parts if value is not None]
     return page.document(f"{report.header.recipe} on {report.header.data}", _header(report), shown, report.header.version)

@@ -45,5 +45,16 @@ def want_enough(vectors: np.ndarray, size: int) -> None:
 
 
 def num_different(vectors: np.ndarray) -> int:
-    """Return how many different rows float32 [N, D] vectors have. O(N D): rows are told apart by a hash of their bytes."""
-    return len({hash(row.tobytes()) for row in np.ascontiguousarray(vectors) + np.float32(0)})  # + 0: -0 is 0
+    """Return how many different rows float32 [N, D] vectors have."""
+    return len(np.unique(_keys(vectors)))
+
+
+def num_twins(vectors: np.ndarray) -> int:
+    """Return how many rows of float32 [N, D] equal another row; rows of zeros (nothing known) don't count."""
+    _, size = np.unique(_keys(vectors[np.abs(vectors).sum(1) > 0]), return_counts=True)
+    return int(size[size > 1].sum())
+
+
+def _keys(vectors: np.ndarray) -> np.ndarray:
+    """int64 [N], equal where rows are: a hash of their bytes. O(N D)."""
+    return np.array([hash(row.tobytes()) for row in np.ascontiguousarray(vectors) + np.float32(0)], np.int64)  # + 0: -0 is 0
