@@ -253,7 +253,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
     "remove": {"protocol_hash", "num_cases", "reference", "rows": [{"name", "num_seeds", "metrics": {"ndcg@10": {"mean", "low",
     "high", "sd", "p", "p_adjusted"}}}]}}, "report"}. With --codes: {"data", "seed", "ground", "ways": [{"name", "source", "seconds",
     "items", "levels", "collisions", "error", "purity", "agreement", "chance", "churn", "head_room", "probe": {"mean", "low", "high",
-    "seconds", "p"}}], "advice": [...], "report"}.
+    "seconds", "p"}, "cpu_seconds"}], "advice": [...], "report"}.
 
     Args:
         recipes: names, or name:variant; see `semid recipes`
@@ -471,7 +471,8 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
     say.result({**found, "ground": told["ground"], "measured": told["ways"][0], "advice": told["advice"], "report": str(page)})
     if export is not None:
         write_index_json(export, wanted_ids(loaded), loaded.catalog.items)
-        commands.append((f"semid train tiger --data EVENTS --items ITEMS --set codes={export} --out RUN", "another generator on these codes"))
+        again = f"semid train tiger --data EVENTS --items ITEMS --set codes={export} --out RUN"
+        commands.append((again, "another generator on these codes"))
     say.next([(f"open {page}", "the same with pictures"), *commands])
     return 0
 

@@ -201,17 +201,18 @@ def _kept_or_measured(name: str, bench: Bench, changes: Mapping[str, object], pr
 def _measure_way(name: str, makes: tuple[Callable[[Any, Split, Job], Coder], Any] | None, bench: Bench, probe: default.Config, job: Job,
                  folder: Path) -> Way:
     split, popularity = bench.split, bench.split.train.counts
-    seconds, changed = None, None
+    seconds, cpu_seconds, changed = None, None, None
     if makes is None:
         made = read_published(name.removeprefix(PUBLISHED), split.catalog, popularity).said(job)
     else:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         coder, made = _fitted(*makes, split, job)
-        seconds = round(time.perf_counter() - began, 2)
+        seconds, cpu_seconds = round(time.perf_counter() - began, 2), round(time.process_time() - cpu, 2)
         made.said(job)
         coder.tokenizer.save(folder / "tokenizer.safetensors")
         changed = _churn(*makes, made.before, bench.early, job)
-    measured = replace(measure_codes(name, made.ids, bench), seconds=seconds, collisions=made.collisions, churn=changed)
+    measured = replace(measure_codes(name, made.ids, bench), seconds=seconds, cpu_seconds=cpu_seconds, collisions=made.collisions,
+                       churn=changed)
     began = time.perf_counter()
     gains = _probe(made.ids, bench, probe, job)
     low, high = bootstrap(gains)

@@ -17,7 +17,8 @@ from semid.types import Catalog, IdMap
 from tests.toyworld.world import walk
 
 
-@pytest.mark.parametrize("changes", [{}, {"code_views": ("text",)}, {"tokenizer": "rqvae"}, {"tokenizer": "product"}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"code_views": ("text",)}, {"tokenizer": "rqvae", "tokenizer_steps": 40},
+                                     {"tokenizer": "product"}], ids=str)
 def test_a_new_item_gets_the_codes_of_its_twin_and_all_the_content_that_the_generator_reads(changes: dict, tmp_path: Path):
     settings = dataclasses.asdict(dataclasses.replace(semid.smoke(), text="auto", epochs=1, cf_dim=8, **changes))
     data = walk(users=60)

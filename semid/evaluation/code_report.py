@@ -14,8 +14,9 @@ from semid.evaluation.wording import count, duration, escape, fraction, p_value,
 from semid.files import write_text
 
 KINDS = {"behaviour": "Neighbours by behaviour", "content": "Neighbours by content"}
-FIRST = ("first code", "first two codes", "first three codes", "first four codes")
-"""Lengths of prefixes whose agreement is drawn; deeper ones are hardly shared by anybody."""
+FIRST = ("first code", "first two codes", "first three codes")
+"""Lengths of prefixes that are looked at: deeper ones are hardly shared by anybody, and all codes of an item are its own."""
+NO_BREAK = "\u00a0"
 DASH = '<span class="none">–</span>'
 
 
@@ -54,7 +55,8 @@ def _scores(report: CodesReport) -> str:
     rows = []
     for way in sorted(report.ways, key=lambda way: -(way.probe.mean if way.probe else -1.0)):
         cells = [f'<th scope="row">{escape(way.name)}</th>', *(_probe_cells(way, first, (marks[0], marks[-1])) if probes else [])]
-        cells.append(_number(way.seconds, duration))
+        processor = "" if way.cpu_seconds is None else f"<small>{duration(way.cpu_seconds)} of processor</small>"
+        cells.append(_number(way.seconds, lambda seconds, under=processor: duration(seconds) + under))
         known = way.collisions or {}
         cells += [_number(known.get(f"colliding_share_{when}"), percent) for when in ("before", "after")]
         sizes = [str(level["size"]) for level in way.levels]
@@ -98,7 +100,7 @@ def _number(value: float | None, show) -> str:
 def _keeps(report: CodesReport) -> str:
     """What the codes tell of the vectors and categories."""
     errors = [kind for kind in KINDS if any(kind in way.error for way in report.ways)]
-    lengths = min(3, max(way.depth for way in report.ways)) if report.ground.category else 0
+    lengths = _lengths(report) if report.ground.category else 0
     head = [page.head("Way of making codes", numeric=False), *(page.head(f"Left of {kind}", sortable=True) for kind in errors),
             *(page.head(f"Same category: {FIRST[k]}", sortable=True) for k in range(lengths)),
             *(page.head(f"Level {level + 1}: used as if", sortable=True) for level in range(min(2, max(w.depth for w in report.ways))))]
@@ -106,7 +108,7 @@ def _keeps(report: CodesReport) -> str:
     for way in report.ways:
         cells = [_number(way.error.get(kind), lambda value: fraction(value, 2)) for kind in errors]
         pure = way.purity or []
-        cells += [_number(pure[k] if k < len(pure) else None, percent) for k in range(lengths)]
+        cells += [_number(pure[k] if k < way.depth - 1 else None, percent) for k in range(lengths)]
         cells += [page.cell(f"{plain(level['perplexity'])}<small>of {level['size']}, {plain(level['entropy'])} nats</small>",
                             value=level["perplexity"]) for level in way.levels[:2]]
         rows.append(f'<tr><th scope="row">{escape(way.name)}</th>{"".join(cells)}</tr>')
@@ -119,6 +121,11 @@ def _keeps(report: CodesReport) -> str:
     return page.table(head, rows, caption="Vectors, categories and use", style="compare") + f'<p class="small">{escape(note)}</p>'
 
 
+def _lengths(report: CodesReport) -> int:
+    """How many lengths of prefixes say something of some way."""
+    return min(len(FIRST), max(way.depth for way in report.ways) - 1)
+
+
 def _neighbours(report: CodesReport) -> str:
     first = best(report.ways) or report.ways[0]
     figures = []
@@ -126,19 +133,20 @@ def _neighbours(report: CodesReport) -> str:
         if not any(kind in way.agreement for way in report.ways):
             continue
         out = []
-        for length in range(min(len(FIRST), max(way.depth for way in report.ways))):
-            shares = [(way, way.agreement[kind][length] if length < way.depth and kind in way.agreement else None) for way in report.ways]
+        for length in range(_lengths(report)):
+            shares = [(way, way.agreement[kind][length] if length < way.depth - 1 and kind in way.agreement else None)
+                      for way in report.ways]
             peak = charts.ticks(0.0, max((share for _, share in shares if share), default=1.0))[-1]
             bars = [f"<span>{escape(way.name)}</span>{charts.bar_cell(Score(share), peak, 0 if way is first else SLOTS - 1)}"
                     f"<span>{percent(share)}</span>" for way, share in shares if share is not None]
             out.append(f'<h4>Share their {FIRST[length]}</h4><div class="bars">{"".join(bars)}</div>')
         figures.append(page.figure(title, f"{report.ground.neighbours} nearest of each item", "".join(out)))
-    if not figures:
+    if not figures or not _lengths(report):
         return ""
-    head = [page.head("Way of making codes", numeric=False), *(page.head(f"Any two: {name}") for name in FIRST)]
+    head = [page.head("Way of making codes", numeric=False), *(page.head(f"Any two: {FIRST[k]}") for k in range(_lengths(report)))]
     rows = []
     for way in report.ways:
-        cells = [_number(way.chance[k] if k < way.depth else None, percent) for k in range(len(FIRST))]
+        cells = [_number(way.chance[k] if k < way.depth - 1 else None, percent) for k in range(_lengths(report))]
         rows.append(f'<tr><th scope="row">{escape(way.name)}</th>{"".join(cells)}</tr>')
     chance = page.folded(page.table(head, rows, caption="Share of any two items with the same first codes"), "What any two items share")
     text = ("Codes are worth their name where items that are alike share them. By behaviour: items that the same users take close "
@@ -162,7 +170,7 @@ def _collisions(report: CodesReport) -> str:
         if groups is None:
             parts.append("<p>Nobody kept these codes as they were before items were told apart.</p>")
             continue
-        rows = [f"<tr><th scope=\"row\"><code>{' '.join(map(str, group.codes))}</code></th>{page.cell(count(group.items))}"
+        rows = [f'<tr><th scope="row"><code>{NO_BREAK.join(map(str, group.codes))}</code></th>{page.cell(count(group.items))}'
                 f'<td class="titles">{code_sections.titled(group.titles, group.items)}</td></tr>' for group in groups]
         head = [page.head("Codes", numeric=False), page.head("Items"), page.head("Best known of them", numeric=False)]
         parts.append(page.table(head, rows, caption="The largest groups of items with the same codes, before they were told apart") if rows

@@ -25,7 +25,8 @@ class Probe:
 class Measured:
     """One way of making codes. Lists have one entry a level (the first 1, 2, ... codes); None = not measured, or nothing to measure.
 
-    source: who made the codes, for people; seconds: fitting, codes for all items and collision policy, None for codes that were there.
+    source: who made the codes, for people; seconds: fitting, codes for all items and collision policy, None for codes that were there;
+    cpu_seconds: of the same, on all cores together, which a busy machine changes less.
     items, levels: of `health` after the policy; collisions: `collision_report`. error: {kind: share of variance left}; purity;
     agreement: {kind: shares of nearest neighbours}, chance: of any two items; kind: "content" or "behaviour". churn: share of items with
     other first codes after a refit; head_room: of `prefixes.head_room`.
@@ -44,6 +45,7 @@ class Measured:
     churn: list[float] | None
     head_room: dict[str, float]
     probe: Probe | None = None
+    cpu_seconds: float | None = None
 
     @property
     def depth(self) -> int:

@@ -67,6 +67,7 @@ class Config:
     tokenizer: residual k-means, TIGER's RQ-VAE, or product quantisation, whose digits are read as a path. code_views: which views the
     codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a column of the items table
     or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them.
+    tokenizer_steps: updates of RQ-VAE.
     has_item_ids: off for catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. patience: looks
@@ -83,6 +84,7 @@ class Config:
     codes: str | None = None
     levels: int = 3
     size: int | None = None
+    tokenizer_steps: int = 3000
     width: int = 128
     layers: int = 2
     heads: int = 2
@@ -162,7 +164,9 @@ def _coder(config: Config, catalog: Catalog, views: tuple[str, ...], job: Job) -
     if config.tokenizer == "product":
         return Coder(Product(views, digits=levels, size=size), catalog, path_of_digits)
     if config.tokenizer == "rqvae":
-        return Coder(RQVAE(views, levels=levels, size=size, log=job.log, checkpoint=job.checkpoint("tokenizer")), catalog, next_free)
+        tokenizer = RQVAE(views, levels=levels, size=size, steps=config.tokenizer_steps, log=job.log,
+                          checkpoint=job.checkpoint("tokenizer"))
+        return Coder(tokenizer, catalog, next_free)
     return Coder(ResidualKMeans(views, levels=levels, size=size), catalog, next_free)
 
 
