@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from semid.serving.engine import Engine
     from semid.training.log import Log
     from semid.training.progress import Progress
+    from semid.types import Protocol, Split
 
 Recipe = Annotated[str, arg(metavar="RECIPE")]
 RunFolder = Annotated[Path, arg(metavar="RUN")]
@@ -170,9 +171,7 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     say = Voice(json)
     settings, protocol = flags.settings(set), splitting.protocol()
     configure(recipe, settings)  # a misspelt name fails before the data are read
-    dataset = reading.read(data)
-    split = dataset.split(protocol)
-    say.about(*views.summary(dataset, split))
+    split = _read_and_split(say, data, reading, protocol)
     with say.progress(quiet) as progress:
         run = train_recipe(recipe, split, out=out, seed=seed, settings=settings, device=device, resume=resume,
                            log=Log(out / "metrics.jsonl", progress.view()))
@@ -288,9 +287,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
     settings, protocol = flags.settings_by_recipe(set, names), splitting.protocol()
     for each in names:
         configure(each, settings.get(each))  # what is misspelt fails before the data are read
-    dataset = reading.read(data)
-    split = dataset.split(protocol)
-    say.about(*views.summary(dataset, split))
+    split = _read_and_split(say, data, reading, protocol)
     name = name or Path(data).name.split(".")[0]
     with say.progress(quiet) as progress:
         table = compare_recipes(recipes, split, seeds=seeds, out=out, name=name, settings=settings, results=results,
@@ -590,6 +587,16 @@ def _serving() -> Callable[..., None]:
     return serve
 
 
+def _read_and_split(say: Voice, data: str, reading: flags.Reading, protocol: Protocol) -> Split:
+    """Read the tables as the flags say, and tell what is in them."""
+    from semid import views
+
+    dataset = reading.read(data)
+    split = dataset.split(protocol)
+    say.about(*views.summary(dataset, split))
+    return split
+
+
 def _want_codes_alone(seeds: int, no_baselines: bool, results: Path | None) -> None:
     """Raise `ConfigError` for flags of `compare` that say nothing about codes."""
     for flag, is_given in (("--seeds", seeds != 1), ("--no-baselines", no_baselines), ("--results", results is not None)):
@@ -610,9 +617,7 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     changes = flags.settings_by_recipe(settings, [*(ways or WAYS), PROBE_NAME])
     for way in ways:
         check_way(way, changes.get(way))  # what is misspelt fails before the data are read
-    dataset = reading.read(data)
-    split = dataset.split(protocol)
-    say.about(*views.summary(dataset, split))
+    split = _read_and_split(say, data, reading, protocol)
     name = name or Path(data).name.split(".")[0]
     ways = ways or default_ways(split)
     with say.progress(quiet) as progress:
