@@ -623,7 +623,7 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     with say.progress(quiet) as progress:
         found = compare_codes(ways, split, out=out, settings=changes, device=device, log=_logs(out, progress))
     top = found.best.name
-    what = f"semid --set codes={top.removeprefix('codes=')}" if top.startswith("codes=") else top
+    what = f"semid --set {shlex.quote(top)}" if top.startswith("codes=") else top
     commands = [(f"semid train {what} --data {shlex.quote(data)}{_items(reading)} --out runs/{re.sub('[^a-z0-9_]+', '-', top)}",
                  "train in full on the codes that scored highest")]
     page = write(report(found, split, name=name, seed=0, commands=commands), out / "codes.html")

@@ -159,20 +159,23 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
         check_way(name, changes[name])  # what is misspelt fails before minutes of fitting
     probe = override(PROBE, (settings or {}).get(PROBE_NAME, {}))
     device = pick_device(device)
-    log_of = log or (lambda name, seed: Log())
-    for name in names:
-        _folder(out, name, seed).mkdir(parents=True, exist_ok=True)
-    bench = _bench(data, Job(seed=seed, device=device, log=log_of(names[0], seed)))
-    found = []
-    for name in names:
-        job = Job(seed=seed, device=device, log=log_of(name, seed))
-        found.append(_kept_or_measured(name, bench, changes[name], probe, job, _folder(out, name, seed)))
+    folders = {name: run_folder(out, short_name(name), seed) for name in names}
+    jobs = {name: Job(seed=seed, device=device, log=log(short_name(name), seed) if log else Log()) for name in names}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    bench = _bench(data, jobs[names[0]])
+    found = [_kept_or_measured(name, bench, changes[name], probe, jobs[name], folders[name]) for name in names]
     tested = _with_tests(found)
     return Laboratory(tuple(tested), bench.ground, advise([way.measured for way in tested], bench.ground))
 
 
-def _folder(out: Path, name: str, seed: int) -> Path:
-    return run_folder(out, re.sub(r"[^\w:.=-]+", "_", name), seed)
+def short_name(way: str) -> str:
+    """Return the way's name as a folder may have it: slashes, spaces and other strange characters become `_`.
+
+    >>> short_name("letter:two_level"), short_name("codes=my data/X.index.json")
+    ('letter:two_level', 'codes=my_data_X.index.json')
+    """
+    return re.sub(r"[^\w:.=-]+", "_", way)
 
 
 def _kept_or_measured(name: str, bench: Bench, changes: Mapping[str, object], probe: default.Config, job: Job, folder: Path) -> Way:

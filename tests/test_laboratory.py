@@ -185,14 +185,18 @@ def test_codes_of_a_run_are_measured_without_a_probe(tmp_path: Path, capsys: pyt
 
 
 def test_the_command_compares_codes_and_refuses_flags_that_say_nothing_about_them(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    command = ["compare", "semid:cf_codes", "semid", "--codes", "--data", str(toy / "events.csv"), "--items", str(toy / "items.csv"),
-               "--out", str(tmp_path), "--set", "semid.size=8", "--set", "semid:cf_codes.size=8", "--set", "semid.text=hashed",
+    index = tmp_path / "somebody's codes" / "toy.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({f"i{row}": [f"<a_{row % 8}>", f"<b_{row // 8}>"] for row in range(64)}))
+    command = ["compare", "semid:cf_codes", "semid", f"codes={index}", "--codes",
+               "--data", str(toy / "events.csv"), "--items", str(toy / "items.csv"), "--out", str(tmp_path), "--set", "semid.size=8", "--set", "semid:cf_codes.size=8", "--set", "semid.text=hashed",
                *(f for name, value in TINY.items() for f in ("--set", f"probe.{name}={value}"))]
     assert cli.main([*command, "--quiet", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [way["name"] for way in told["ways"]] == ["semid:cf_codes", "semid"]
+    assert [way["name"] for way in told["ways"]] == ["semid:cf_codes", "semid", f"codes={index}"]
     assert told.items() >= json.loads((tmp_path / "codes.json").read_text()).items()
     assert "semid train semid" in Path(told["report"]).read_text(encoding="utf-8")
+    assert len(list(tmp_path.glob("codes=*/way.json"))) == 1
     assert cli.main([*command, "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "NDCG@10 of the probe" in shown
