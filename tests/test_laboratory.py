@@ -189,7 +189,8 @@ def test_the_command_compares_codes_and_refuses_flags_that_say_nothing_about_the
     index.parent.mkdir()
     index.write_text(json.dumps({f"i{row}": [f"<a_{row % 8}>", f"<b_{row // 8}>"] for row in range(64)}))
     command = ["compare", "semid:cf_codes", "semid", f"codes={index}", "--codes",
-               "--data", str(toy / "events.csv"), "--items", str(toy / "items.csv"), "--out", str(tmp_path), "--set", "semid.size=8", "--set", "semid:cf_codes.size=8", "--set", "semid.text=hashed",
+               "--data", str(toy / "events.csv"), "--items", str(toy / "items.csv"), "--out", str(tmp_path),
+               "--set", "semid.size=8", "--set", "semid:cf_codes.size=8", "--set", "semid.text=hashed",
                *(f for name, value in TINY.items() for f in ("--set", f"probe.{name}={value}"))]
     assert cli.main([*command, "--quiet", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
