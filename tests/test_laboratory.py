@@ -115,7 +115,7 @@ def test_the_page_shows_every_way_items_that_collide_by_title_and_ends_with_advi
     assert "Item &lt;b&gt;1&lt;/b&gt;" in text
     assert "<b>1</b>" not in text
     assert text.count('id="icicle"') == text.count('id="tree-data"') == 1
-    assert text.index('id="collisions"') < text.index('id="advice"') < text.index("Begin with", text.index('id="advice"'))
+    assert text.index('id="collisions"') < text.index('id="advice"') < text.index("validation NDCG@10", text.index('id="advice"'))
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "Nothing of nan" not in text
     assert ">nan" not in text
@@ -201,7 +201,7 @@ def test_the_command_compares_codes_and_refuses_flags_that_say_nothing_about_the
     assert cli.main([*command, "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "NDCG@10 of the probe" in shown
-    assert "Begin with" in shown
+    assert "validation NDCG@10" in shown
     for extra in (["--seeds", "3"], ["--no-baselines"], ["--results", "x"]):
         assert cli.main([*command, *extra]) == 2
         assert f"compare --codes: {extra[0]} is for trained recipes" in capsys.readouterr().err

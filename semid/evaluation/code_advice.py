@@ -52,7 +52,11 @@ def _choice(ways: Sequence[Measured], ground: Ground) -> str | None:
     if first is None or first.probe is None or len(ways) < 2:
         return None
     score = f"{fraction(first.probe.mean)} ({fraction(first.probe.low)} to {fraction(first.probe.high)})"
-    lower = "; all others are lower by more than chance" if not even(ways) else ""
+    others, tied = sum(way.probe is not None for way in ways) - 1, len(even(ways))
+    if others and tied == others:
+        return (f"The probe finds no difference by more than chance; the highest validation NDCG@10 of a small generator is that on the "
+                f"codes of {first.name}, {score}.")
+    lower = "" if tied else "; all others are lower by more than chance"
     return f"Begin with {first.name}: a small generator on its codes reaches the highest validation NDCG@10, {score}{lower}."
 
 
@@ -60,7 +64,7 @@ def _undecided(ways: Sequence[Measured], ground: Ground) -> str | None:
     first, tied = best(ways), even(ways)
     if first is None or not tied:
         return None
-    said = f"The probe cannot tell {_listed(way.name for way in tied)} from it (p ≥ .05)"
+    said = f"It cannot tell {_listed(way.name for way in tied)} from {first.name} (p ≥ .05)"
     timed = [way for way in [first, *tied] if way.seconds is not None]
     quick = min(timed, key=lambda way: way.seconds or 0.0) if timed else None
     if quick is None or quick is first or quick.seconds is None:
