@@ -10,7 +10,8 @@ from semid.data.batch import SequenceBatches, history_batch
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError
-from semid.generators.two_level import GAPS, TwoLevel, gap_bucket
+from semid.generators.history import GAPS, gap_bucket
+from semid.generators.two_level import TwoLevel
 from semid.nn.hstu import HSTU
 from semid.nn.transformer import last_state
 from semid.objectives.next_codes import NextCodes
