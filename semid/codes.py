@@ -9,7 +9,7 @@ import numpy as np
 
 from semid.errors import RunError
 from semid.evaluation.code_values import Group
-from semid.recommenders import CodeRecommender, Fusion
+from semid.recommenders import CodeRecommender, Fusion, ParallelRecommender
 from semid.tokenizers.groups import groups
 from semid.tokenizers.health import health
 from semid.types import SemanticIds
@@ -24,7 +24,7 @@ TITLES = 5
 def ids_of(run: Run) -> SemanticIds | None:
     """Return the semantic ids a run generates, None where it ranks items directly."""
     recommender = run.recommender.first if isinstance(run.recommender, Fusion) else run.recommender
-    return recommender.ids if isinstance(recommender, CodeRecommender) else None
+    return recommender.ids if isinstance(recommender, CodeRecommender | ParallelRecommender) else None
 
 
 def wanted_ids(run: Run) -> SemanticIds:

@@ -21,7 +21,7 @@ def generate(ids: SemanticIds, encoder_decoder: tiger.Config, two_level: semid.C
     """Train one of the two on given codes; of its settings, those of a tokenizer are not read. temperature: see `NextCodes`."""
     if not is_two_level:
         return tiger.generate(encoder_decoder, ids, data, job, temperature)
-    catalog, views = semid.with_views(two_level, data.catalog, data, job)
+    catalog, views = semid.with_views(two_level.text, two_level.cf_dim, data, job)
     return semid.generate(two_level, ids, catalog, views, data, job, temperature)
 
 

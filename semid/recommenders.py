@@ -6,7 +6,7 @@ Axes: B rows, N items, k list length, C candidates of a row.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +18,12 @@ from semid.data.batch import latest
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import score_items
 from semid.decoding.free import valid_share
+from semid.decoding.graph import ItemGraph, graph_search
 from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.files import write_atomically, write_json
+from semid.generators.parallel import Parallel
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
 from semid.tree import CodeTree, Constraint
@@ -85,6 +87,36 @@ class ItemRecommender:
 
         tensors = {name: value.cpu().contiguous() for name, value in tensors_of(self.scorer).items()}
         write_atomically(folder / "scorer.safetensors", lambda path: save_file(tensors, path))
+
+
+@dataclass(frozen=True)
+class ParallelRecommender(ItemRecommender):
+    """A generator of all digits at once (`scorer`, a `generators.parallel.Parallel`). ids: the codes it generates.
+
+    graph: lists are searched along it, and scores are exact for what was visited; None = every item is scored.
+    """
+
+    ids: SemanticIds = field(kw_only=True)
+    graph: ItemGraph | None = field(default=None, kw_only=True)
+
+    @torch.no_grad()
+    def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep") -> Recommendations:
+        if self.graph is None:
+            return super().recommend(histories, k=k, allowed=allowed, seen=seen)
+        generator = cast("Parallel", self.scorer)
+        value, item = graph_search(generator.log_probabilities(histories.to(self.device)), generator.codes, self.graph, k=k,
+                                   allowed=allowed, hidden=histories.seen if seen == "remove" else None)
+        return listed(histories, item, value, self.scale)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {name: value.cpu().contiguous() for name, value in tensors_of(self.scorer).items()}
+        write_atomically(folder / "generator.safetensors", lambda path: save_file(tensors, path))
+        write_codes(folder / "codes.parquet", self.ids)
+        if self.graph is not None:
+            edges = {"neighbour": self.graph.neighbour, "start": self.graph.start}
+            write_atomically(folder / "graph.safetensors", lambda path: save_file(edges, path))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, table: Tensor, target: Tensor, chunk: int, low: torch.dtype) -> Tensor:
-        m = len(hidden)
+    def forward(ctx, hidden: Tensor, table: Tensor, target: Tensor, smoothing: float, chunk: int, low: torch.dtype) -> Tensor:
+        m, n = len(hidden), len(table)
         wide = table.to(low)
         grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
         grad_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
@@ -23,9 +23,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             t = target[begin : begin + chunk]
             logits = (h @ wide.T).float()  # [C, N]
             norm = torch.logsumexp(logits, dim=1, keepdim=True)
-            total += (norm.squeeze(1) - logits.gather(1, t[:, None]).squeeze(1)).sum()
+            total += (norm.squeeze(1) - (1 - smoothing) * logits.gather(1, t[:, None]).squeeze(1)).sum()
+            if smoothing:
+                total -= smoothing / n * logits.sum()
             grad = logits.sub_(norm).exp_()  # softmax
-            grad.scatter_add_(1, t[:, None], torch.full((len(t), 1), -1.0, device=grad.device))
+            grad.scatter_add_(1, t[:, None], torch.full((len(t), 1), smoothing - 1.0, device=grad.device))
+            if smoothing:
+                grad.sub_(smoothing / n)
             grad = grad.to(low)
             grad_hidden[begin : begin + chunk] = grad @ wide
             grad_table += grad.T @ h
@@ -36,18 +40,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads: Tensor):
         hidden, table = ctx.saved_tensors
-        return (grads[0] * hidden).to(ctx.dtypes[0]), (grads[0] * table).to(ctx.dtypes[1]), None, None, None
+        return (grads[0] * hidden).to(ctx.dtypes[0]), (grads[0] * table).to(ctx.dtypes[1]), None, None, None, None
 
 
-def linear_cross_entropy(hidden: Tensor, table: Tensor, target: Tensor, *, chunk: int = 1024) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, table: Tensor, target: Tensor, *, smoothing: float = 0.0,
+                         chunk: int = 1024) -> Tensor:
     """Mean cross-entropy of softmax(hidden @ table.T), full softmax over N rows, without keeping [M, N] for backward.
 
-    hidden [M, D], table [N, D], target int64 [M] -> scalar float32. The forward pass forms both gradients chunk by chunk.
+    hidden [M, D], table [N, D], target int64 [M] -> scalar float32; smoothing in [0, 1): that share of each target is spread
+    evenly over the rows. The forward pass forms both gradients chunk by chunk.
     Products run in bf16 under autocast, in the tensors' own type otherwise. O(M N D).
     """
     device = hidden.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
-    return _LinearCrossEntropy.apply(hidden, table, target, chunk, low)
+    return _LinearCrossEntropy.apply(hidden, table, target, smoothing, chunk, low)
 
 
 def sampled_softmax(hidden: Tensor, table: Tensor, target: Tensor, negatives: Tensor, *, log_q: Tensor | None = None,

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semid.alignment import Alignment, align
 from semid.coding import Coder, made_once
@@ -30,6 +30,7 @@ from semid.evaluation.evaluate import resolve_seen
 from semid.generators.two_level import TwoLevel
 from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
+from semid.protocols import Objective, Recommender
 from semid.recipes import item_knn
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
 from semid.scorers.item_knn import spectral_vectors
@@ -111,7 +112,7 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     torch.manual_seed(job.seed)
-    catalog, views = with_views(config, data.catalog, data, job)
+    catalog, views = with_views(config.text, config.cf_dim, data, job)
     ids = made_once(config.codes, lambda: _coder(config, catalog, views, job).codes(data, job), data, job)
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
@@ -120,47 +121,57 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
 
 
-def with_views(config: Config, catalog: Catalog, data: Split, job: Job) -> tuple[Catalog, tuple[str, ...]]:
+def with_views(text: str, cf_dim: int, data: Split, job: Job) -> tuple[Catalog, tuple[str, ...]]:
     """Return the catalogue with the views that the generator reads, and their names: text, where there is any, and behaviour."""
-    catalog = with_text_view(catalog, config.text, log=job.log, device=job.device)
-    catalog = catalog.with_view("cf", spectral_vectors(data.train, dim=config.cf_dim))
-    return catalog, tuple(name for name in VIEWS if name in catalog.views and (name == "cf" or config.text != "none"))
+    catalog = with_text_view(data.catalog, text, log=job.log, device=job.device)
+    catalog = catalog.with_view("cf", spectral_vectors(data.train, dim=cf_dim))
+    return catalog, tuple(name for name in VIEWS if name in catalog.views and (name == "cf" or text != "none"))
+
+
+def views_of_codes(views: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the views there are among those wanted. Raises `DataError` if there is none."""
+    if not (found := tuple(name for name in views if name in wanted)):
+        raise DataError(f"semid: want codes of one of the views {', '.join(wanted)}, but there is none of them; "
+                        "give items with text (--items), or take other code_views")
+    return found
 
 
 def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[str, ...], data: Split, job: Job,
              temperature: float = 1.0) -> CodeRecommender:
     """Train the two-level generator on given codes and the catalogue's `views`; what the tokenizer's settings say is not read."""
-    content = np.concatenate([unit(catalog.view(name)) for name in views], axis=1)
+    content = content_of(catalog, views)
     start = initial_vectors(catalog, views, config.width) if config.has_item_ids else None
     has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
-    generator = build(config, ids, data.protocol.max_history, start, torch.from_numpy(content), has_gaps,
+    generator = build(config, ids, data.protocol.max_history, start, content, has_gaps,
                       dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 
     look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
-    batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
-    if config.neighbour_prior:
-        batches = item_knn.neighbour_targets(batches, data, prior=config.neighbour_prior, seed=job.seed)
-    fit(generator, NextCodes(config.smoothing, temperature), batches, steps=config.epochs * batches.steps_per_epoch,
-        optimization=config.optimization,
-        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * batches.steps_per_epoch,
-                              patience=config.patience),
-        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens, epochs=config.epochs,
+                       patience=config.patience, neighbour_prior=config.neighbour_prior, optimization=config.optimization)
     if config.alignment.method != "none":
-        align(recommender, config.alignment, data, job, vectors=content)
+        align(recommender, config.alignment, data, job, vectors=content.numpy())
     return recommender
 
 
+def train_on_histories(model: nn.Module, objective: Objective, look: Recommender, data: Split, job: Job, *, tokens: int, epochs: int,
+                       patience: int, neighbour_prior: float, optimization: Optimization) -> None:
+    """Train on whole histories, with a look at validation every other epoch by what `look` recommends. The rest as in `Config`."""
+    batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=tokens, seed=job.seed)
+    if neighbour_prior:
+        batches = item_knn.neighbour_targets(batches, data, prior=neighbour_prior, seed=job.seed)
+    fit(model, objective, batches, steps=epochs * batches.steps_per_epoch, optimization=optimization,
+        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * batches.steps_per_epoch, patience=patience),
+        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+
+
 def coder(config: Config, data: Split, job: Job) -> Coder:
-    return _coder(config, *with_views(config, data.catalog, data, job), job)
+    return _coder(config, *with_views(config.text, config.cf_dim, data, job), job)
 
 
 def _coder(config: Config, catalog: Catalog, views: tuple[str, ...], job: Job) -> Coder:
-    if not (views := tuple(name for name in views if name in config.code_views)):
-        raise DataError(f"semid: want codes of one of the views {', '.join(config.code_views)}, but there is none of them; "
-                        "give items with text (--items), or take other code_views")
-    different = num_different(composed(catalog, views))
-    size, levels = config.size or min(256, 1 << max(2, int(np.log2(max(4, different / 8))))), config.levels
+    views = views_of_codes(views, config.code_views)
+    size, levels = config.size or codebook_size(num_different(composed(catalog, views))), config.levels
     if config.tokenizer == "product":
         return Coder(Product(views, digits=levels, size=size), catalog, path_of_digits)
     if config.tokenizer == "rqvae":
@@ -173,6 +184,11 @@ def _coder(config: Config, catalog: Catalog, views: tuple[str, ...], job: Job) -
 def path_of_digits(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
     """`next_free` for a set of digits, read in their order as a path down a tree: the generator writes one digit after another."""
     return next_free(replace(ids, order="sequence"), distances, popularity)
+
+
+def codebook_size(count: int) -> int:
+    """Return 256, or fewer where `count` different vectors could not fill them: a power of two, at least 4."""
+    return min(256, 1 << max(2, int(np.log2(max(4, count / 8)))))
 
 
 def dropout_for(data: Split) -> float:
@@ -189,6 +205,11 @@ def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | Non
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+def content_of(catalog: Catalog, views: tuple[str, ...]) -> Tensor:
+    """Return float32 [N, F]: the unit rows of the views side by side."""
+    return torch.from_numpy(np.concatenate([unit(catalog.view(name)) for name in views], axis=1))
 
 
 def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Tensor:
