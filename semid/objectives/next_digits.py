@@ -1,15 +1,17 @@
 """Cross-entropy of the next item's digits, each by itself: the loss of models that predict all digits at once.
 
 A model has `supervised_queries(batch) -> [M, L, D]`, `code_vectors() -> L of [V, D]` and `codes` integer [N, L].
-Axes: M supervised positions, L digits, V codes of a digit, D width, N items.
+Axes: M supervised positions, L digits, V codes of a digit, D width, N items, K negatives.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
+from semid.nn.digit_sum import digit_sum
 from semid.nn.losses import linear_cross_entropy
 from semid.types import Batch, Loss
 
@@ -32,3 +34,24 @@ class NextDigits:
         losses = [linear_cross_entropy(queries[:, digit], vectors, codes[:, digit], smoothing=self.smoothing)
                   for digit, vectors in enumerate(model.code_vectors())]
         return Loss(torch.stack(losses).mean())
+
+
+@dataclass(frozen=True)
+class NextItemOfDigits:
+    """Cross-entropy of the next item among itself and `negatives` uniform items, drawn once a batch; an item's logit is the sum of
+    its digits' logits.
+
+    `NextDigits` spends probability on combinations of digits that no item has; here only items compete, as in the lists they end up in.
+    The negatives stand for all N - 1 other items (their logits rise by log((N - 1) / negatives)).
+    """
+
+    negatives: int = 2048
+
+    def __call__(self, model, batch: Batch) -> Loss:
+        target = batch.target[batch.target >= 0]  # [M]
+        values = model.logits(batch)  # [M, L, V]
+        others = torch.randint(len(model.codes), (self.negatives,), device=target.device)
+        false = digit_sum(values, model.codes[others]) + math.log((len(model.codes) - 1) / self.negatives)  # [M, K]
+        false = false.masked_fill(others == target[:, None], -torch.inf)
+        true = values.gather(2, model.codes[target].long()[..., None]).squeeze(2).sum(1, keepdim=True)  # [M, 1]
+        return Loss((torch.logsumexp(torch.cat([true, false], dim=1), dim=1) - true.squeeze(1)).mean())

@@ -22,7 +22,7 @@ from torch import Tensor
 from semid.coding import made_once
 from semid.decoding.graph import ItemGraph
 from semid.generators.parallel import Parallel
-from semid.objectives.next_digits import NextDigits
+from semid.objectives.next_digits import NextDigits, NextItemOfDigits
 from semid.recipes import semid
 from semid.recommenders import ParallelRecommender, load_tensors, read_codes
 from semid.tokenizers.health import health
@@ -69,6 +69,8 @@ class Config:
     dropout: float = 0.5
     temperature: float = 0.07
     is_tied: bool = True
+    loss: Literal["digits", "items"] = "items"
+    negatives: int = 2048
     reads_codes_alone: bool = False
     has_item_ids: bool = True
     has_time_gaps: bool = True
@@ -99,7 +101,8 @@ def run(config: Config, data: Split, job: Job) -> ParallelRecommender:
     has_gaps = config.has_time_gaps and not config.reads_codes_alone and data.events.time_unit == "seconds"
     generator = build(config, ids, data.protocol.max_history, start, content, has_gaps).to(job.device)
     recommender = ParallelRecommender(generator, SCALE, job.device, ids=ids)
-    semid.train_on_histories(generator, NextDigits(config.smoothing), recommender, data, job, tokens=config.tokens, epochs=config.epochs,
+    objective = NextDigits(config.smoothing) if config.loss == "digits" else NextItemOfDigits(config.negatives)
+    semid.train_on_histories(generator, objective, recommender, data, job, tokens=config.tokens, epochs=config.epochs,
                              patience=config.patience, neighbour_prior=config.neighbour_prior, optimization=config.optimization)
     if config.search == "all":
         return recommender
