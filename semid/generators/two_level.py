@@ -23,6 +23,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semid.errors import ConfigError
 from semid.generators import compiled
@@ -123,11 +124,15 @@ class TwoLevel(HistoryReader):
         """Return float32 [M, V]: logits of the children of `node` int64 [M] (level - 1), -inf for codes no child has."""
         hidden = self.norms[level](user + prefix + self.depth[level](torch.cat([user, prefix], dim=-1)))
         shared = (hidden @ self.code[level].T.to(hidden.dtype)).float()  # [M, sizes[level]]
+        if level == 0:  # all rows stand at the root: no need to list its children for each
+            exists = torch.zeros(max(self.sizes), dtype=torch.bool, device=node.device)
+            exists[self.tree.code[0].long()] = True
+            return F.pad(shared, (0, max(self.sizes) - shared.shape[1])).masked_fill(~exists, -torch.inf)
         lo, hi = self.tree.children(level, node)
         row, child = segments(lo, hi)
         code = self.tree.code[level][child].long()
         logit = shared[row, code]
-        if level > 0 and len(self.node):
+        if len(self.node):
             logit = logit + segment_dot(hidden, self.node[level - 1], lo, hi)
         out = torch.full((len(node) * max(self.sizes),), -torch.inf, device=node.device)
         return out.scatter(0, row * max(self.sizes) + code, logit).view(len(node), -1)

@@ -69,7 +69,8 @@ class Config:
     codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a column of the items table
     or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them.
     tokenizer_steps: updates of RQ-VAE.
-    has_item_ids: off for catalogues where most recommended items are new. has_node_vectors: tree nodes have vectors of their own.
+    has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that reads codes alone, with
+    id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. patience: looks
     (one every other epoch) without a better validation NDCG@10.
@@ -92,6 +93,7 @@ class Config:
     feedforward: int = 256
     dropout: float | None = None
     has_item_ids: bool = True
+    has_content: bool = True
     has_node_vectors: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
@@ -139,8 +141,10 @@ def views_of_codes(views: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str
 def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[str, ...], data: Split, job: Job,
              temperature: float = 1.0) -> CodeRecommender:
     """Train the two-level generator on given codes and the catalogue's `views`; what the tokenizer's settings say is not read."""
-    content = content_of(catalog, views)
-    start = initial_vectors(catalog, views, config.width) if config.has_item_ids else None
+    content = content_of(catalog, views) if config.has_content else None
+    start = None
+    if config.has_item_ids:
+        start = initial_vectors(catalog, views, config.width) if config.has_content else 0.05 * torch.randn(len(catalog), config.width)
     has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
     generator = build(config, ids, data.protocol.max_history, start, content, has_gaps,
                       dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
@@ -150,7 +154,7 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
     train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens, epochs=config.epochs,
                        patience=config.patience, neighbour_prior=config.neighbour_prior, optimization=config.optimization)
     if config.alignment.method != "none":
-        align(recommender, config.alignment, data, job, vectors=content.numpy())
+        align(recommender, config.alignment, data, job, vectors=None if content is None else content.numpy())
     return recommender
 
 
@@ -196,7 +200,7 @@ def dropout_for(data: Split) -> float:
     return 0.2 if int(data.train.counts.sum()) > DENSE * len(data.catalog) else 0.5
 
 
-def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor, has_gaps: bool,
+def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor | None, has_gaps: bool,
           dropout: float = 0.0) -> TwoLevel:
     return TwoLevel(ids, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
                     dropout=dropout, max_length=max_length, start=start, content=content,
@@ -264,9 +268,8 @@ def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | Non
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fusion:
     ids = read_codes(folder / "codes.parquet")
     weights = load_tensors(folder / "generator.safetensors")
-    content = weights["input.content"]
     start = torch.empty(len(ids), config.width) if config.has_item_ids else None
-    generator = build(config, ids, len(weights["temporal.position.weight"]), start, content, "gap.weight" in weights)
+    generator = build(config, ids, len(weights["temporal.position.weight"]), start, weights.get("input.content"), "gap.weight" in weights)
     generator.load_state_dict(weights)
     recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams, normalise="children")
     return Fusion.load(folder, recommender, ItemRecommender(item_knn.load_scorer(folder), item_knn.SCALE)) if config.fusion else recommender

@@ -44,7 +44,7 @@ def random_index(count: int, *, seed: int) -> SemanticIds:
 
 def independent_index(count: int) -> SemanticIds:
     """Give each item a token of its own (IID), as id embeddings do: one level of N codes."""
-    return SemanticIds(np.arange(count, dtype=np.int32)[:, None], (count,), source="one token an item")
+    return _ids(np.arange(count)[:, None], (count,), "one token an item")
 
 
 def title_index(titles: Sequence[str], *, words: int = 4, vocabulary: int = 1000) -> SemanticIds:
@@ -59,7 +59,7 @@ def title_index(titles: Sequence[str], *, words: int = 4, vocabulary: int = 1000
     codes = np.zeros((len(titles), words), np.int32)  # 0: the title ends here
     for row, title in enumerate(spelled):
         codes[row, : len(title)] = [known.get(word, 1 + zlib.crc32(word.encode()) % BUCKETS) for word in title]
-    ids = SemanticIds(codes, (1 + BUCKETS + len(kept),) * words, source="title words")
+    ids = _ids(codes, (1 + BUCKETS + len(kept),) * words, "title words")
     return ids if ids.num_distinct == len(ids) else _numbered(ids)
 
 
@@ -103,7 +103,7 @@ def collaborative_index(train: Interactions, *, clusters: int = 10, leaf: int = 
         parts = below
     paths = np.stack(paths, axis=1)
     codes = np.stack([groups(paths[:, : level + 1])[0] for level in range(paths.shape[1])], axis=1)
-    return _numbered(SemanticIds(codes.astype(np.int32), tuple((codes.max(0) + 1).tolist()), source="clusters of users' items"))
+    return _numbered(_ids(codes, tuple((codes.max(0) + 1).tolist()), "clusters of users' items"))
 
 
 def semantic_index(paths: Sequence[Sequence[str]]) -> SemanticIds:
@@ -120,7 +120,7 @@ def semantic_index(paths: Sequence[Sequence[str]]) -> SemanticIds:
     without = np.flatnonzero(codes[:, 0] == 0)
     codes[without, 0] = sizes[0] + np.arange(len(without))
     sizes[0] += len(without)
-    return _numbered(SemanticIds(codes, tuple(sizes), source="category path"))
+    return _numbered(_ids(codes, tuple(sizes), "category path"))
 
 
 def together(train: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,4 +164,8 @@ def _spelled(number: np.ndarray, source: str) -> SemanticIds:
     """Codes of numbers: pairs of decimal digits, the leading pair first."""
     pairs = (len(str(int(number.max()))) + 1) // 2
     codes = np.stack([number // 100**power % 100 for power in reversed(range(pairs))], axis=1)
-    return SemanticIds(codes.astype(np.int16), (int(codes[:, 0].max()) + 1, *(100,) * (pairs - 1)), source=source)
+    return _ids(codes, (int(codes[:, 0].max()) + 1, *(100,) * (pairs - 1)), source)
+
+
+def _ids(codes: np.ndarray, sizes: tuple[int, ...], source: str) -> SemanticIds:
+    return SemanticIds(codes.astype(np.int16 if max(sizes) <= 2**15 else np.int32), sizes, source=source)

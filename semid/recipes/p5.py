@@ -1,0 +1,118 @@
+"""P5's item indexing: seven ways to name items without learning, under semid's two-level generator that reads the names alone.
+
+Source: Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. Status: the indexers,
+not the language model; each is a variant (`p5:random`, `p5:independent`, `p5:title`, `p5:sequential`, `p5:collaborative`, `p5:semantic`,
+`p5:hybrid`); `p5` alone is the best row of its logs: category paths with private last tokens.
+Deviations: (1) codes stand for the pieces of text, see `tokenizers.p5`; (2) the generator is semid's, without its content, id embeddings
+and node vectors, and not T5: no prompts, no weights learnt from text, no whole-word embedding (codes of an item are summed to one vector);
+(3) the private token of hybrid names is an id embedding and vectors of the tree's nodes, which start at random and at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from semid.coding import made_once
+from semid.errors import DataError
+from semid.evaluation.beyond_accuracy import category_column
+from semid.recipes import semid
+from semid.recipes.semid import Config as TwoLevel
+from semid.recommenders import CodeRecommender
+from semid.tokenizers import p5
+from semid.tokenizers.health import health
+from semid.training.job import Job
+from semid.types import Catalog, SemanticIds, Split
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "random": {"index": "random"},
+    "independent": {"index": "independent"},
+    "title": {"index": "title"},
+    "sequential": {"index": "sequential"},
+    "collaborative": {"index": "collaborative"},
+    "semantic": {"index": "semantic"},
+    "hybrid": {"index": "hybrid"},
+}
+PRIVATE = ("semantic_hybrid", "hybrid")
+
+
+@dataclass(frozen=True)
+class Config:
+    """index: the naming; hybrid is collaborative with a private last token, semantic_hybrid is semantic with one.
+
+    order: of the users whose events number the items; clusters, leaf: parts of a cluster, and the size that is not parted further;
+    words: of a title. two_level: the generator's settings; whether it has id embeddings and node vectors follows from the index.
+    """
+
+    index: Literal["random", "independent", "title", "sequential", "collaborative", "semantic", "hybrid",
+                   "semantic_hybrid"] = "semantic_hybrid"
+    order: p5.Order = "original"
+    clusters: int = 10
+    leaf: int = 500
+    words: int = 4
+    two_level: TwoLevel = TwoLevel(has_content=False, has_time_gaps=False)
+
+
+def smoke() -> Config:
+    return Config(leaf=20, clusters=4, two_level=replace(semid.smoke(), has_content=False, has_time_gaps=False))
+
+
+def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    torch.manual_seed(job.seed)
+    ids = made_once(config.two_level.codes, lambda: tokenize(config, data, job), data, job)
+    return semid.generate(generator_settings(config), ids, data.catalog, (), data, job)
+
+
+def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
+    ids = indexed(config, data, job.seed)
+    job.log.write("tokenizer", health=health(ids))
+    return ids
+
+
+def indexed(config: Config, data: Split, seed: int) -> SemanticIds:
+    """Return the codes of the index that `config` names. Raises `DataError` where the items lack what it is made of."""
+    match config.index:
+        case "random":
+            return p5.random_index(len(data.catalog), seed=seed)
+        case "independent":
+            return p5.independent_index(len(data.catalog))
+        case "title":
+            return p5.title_index(titles(data.catalog), words=config.words)
+        case "sequential":
+            return p5.sequential_index(data.train, order=config.order, seed=seed)
+        case "collaborative" | "hybrid":
+            return p5.collaborative_index(data.train, clusters=config.clusters, leaf=config.leaf, seed=seed)
+        case "semantic" | "semantic_hybrid":
+            return p5.semantic_index(category_paths(data.catalog))
+
+
+def titles(catalog: Catalog) -> list[str]:
+    """Return N titles, '' where there is none."""
+    if (found := catalog.text.get("title") or catalog.text.get("name")) is None:
+        raise DataError("p5:title: want items with a text column title or name, got none; give items with titles (--items), "
+                        "or take another index")
+    return found
+
+
+def category_paths(catalog: Catalog) -> list[list[str]]:
+    """Return for each item its categories, coarse to fine as the items table lists them."""
+    if (column := category_column(catalog)) is None:
+        raise DataError("p5: the semantic indexes want a column of categories in the items table, a value or a list coarse to fine; "
+                        f"its columns are: {', '.join(catalog.table.column_names)}; give one, or take p5:hybrid")
+    values = [value if isinstance(value, list) else [value] for value in catalog.table[column].to_pylist()]
+    return [[str(name) for name in path if name] for path in values]
+
+
+def generator_settings(config: Config) -> TwoLevel:
+    """Return the generator's settings: vectors of an item's own where its name ends in a private token, and nowhere else."""
+    is_private = config.index in PRIVATE
+    return replace(config.two_level, has_item_ids=is_private, has_node_vectors=is_private)
+
+
+def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:
+    recommender = semid.load(generator_settings(config), catalog, folder)
+    assert isinstance(recommender, CodeRecommender)  # fusion is for the recipe semid alone
+    return recommender
