@@ -71,7 +71,7 @@ def _report(entries: Sequence[Entry], data: str, commands: Sequence[tuple[str, s
         comparison=_comparison(systems, subject),
         training=_training(run.folder),
         codes=None if ids is None else code_use(ids),
-        tree=None if ids is None else code_tree(ids, run.catalog, run.split.train.counts),
+        tree=None if ids is None or ids.order == "set" else code_tree(ids, run.catalog, run.split.train.counts),
         slices=_slices(systems, subject),
         latency=_latency(systems),
         users=_users(run, systems[subject][0].evaluations[run.resolve_seen("auto")]),

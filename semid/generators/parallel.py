@@ -32,6 +32,7 @@ class Parallel(HistoryReader):
     """
 
     codes: Tensor
+    outside: Tensor
 
     def __init__(self, ids: SemanticIds, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
                  dropout: float = 0.5, max_length: int = 50, start: Tensor | None = None, content: Tensor | None = None,
@@ -41,6 +42,7 @@ class Parallel(HistoryReader):
         super().__init__(ids, width=width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout, max_length=max_length,
                          start=start, content=content, temporal=None, has_time_gaps=has_time_gaps)
         self.register_buffer("codes", torch.from_numpy(ids.codes), persistent=False)
+        self.register_buffer("outside", torch.arange(max(ids.sizes)) >= torch.tensor(ids.sizes)[:, None], persistent=False)  # [L, V]
         self.temperature = temperature
         self.head = Linear(width, ids.levels * width)
         nn.init.zeros_(self.head.weight)
@@ -72,8 +74,9 @@ class Parallel(HistoryReader):
 
     def _logits(self, queries: Tensor) -> Tensor:
         width = max(self.sizes)
-        logits = [queries[:, digit] @ vectors.T for digit, vectors in enumerate(self.code_vectors())]
-        return torch.stack([F.pad(each.float(), (0, width - each.shape[1]), value=-torch.inf) for each in logits], dim=1)
+        tables = [F.pad(table, (0, 0, 0, width - len(table))) if len(table) < width else table for table in self.code_vectors()]
+        logits = torch.einsum("mld,lvd->mlv", queries, torch.stack(tables)).float()
+        return logits.masked_fill(self.outside, -torch.inf) if min(self.sizes) < width else logits
 
     def log_probabilities(self, batch: Batch) -> Tensor:
         """Return float32 [B, L, V]: log p of each code of each digit after each history."""

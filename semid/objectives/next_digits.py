@@ -42,16 +42,19 @@ class NextItemOfDigits:
     its digits' logits.
 
     `NextDigits` spends probability on combinations of digits that no item has; here only items compete, as in the lists they end up in.
-    The negatives stand for all N - 1 other items (their logits rise by log((N - 1) / negatives)).
+    The negatives stand for all N - 1 other items (their logits rise by log((N - 1) / negatives)); from N negatives on the loss is exact.
     """
 
     negatives: int = 2048
 
     def __call__(self, model, batch: Batch) -> Loss:
         target = batch.target[batch.target >= 0]  # [M]
-        values = model.logits(batch)  # [M, L, V]
-        others = torch.randint(len(model.codes), (self.negatives,), device=target.device)
-        false = digit_sum(values, model.codes[others]) + math.log((len(model.codes) - 1) / self.negatives)  # [M, K]
+        values, count = model.logits(batch), len(model.codes)  # [M, L, V]
+        is_sampled = self.negatives < count
+        others = torch.randint(count, (self.negatives,), device=target.device) if is_sampled else torch.arange(count, device=target.device)
+        false = digit_sum(values, model.codes[others])  # [M, K]
+        if is_sampled:
+            false = false + math.log((count - 1) / self.negatives)
         false = false.masked_fill(others == target[:, None], -torch.inf)
         true = values.gather(2, model.codes[target].long()[..., None]).squeeze(2).sum(1, keepdim=True)  # [M, 1]
         return Loss((torch.logsumexp(torch.cat([true, false], dim=1), dim=1) - true.squeeze(1)).mean())

@@ -32,25 +32,27 @@ from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "rpg": {"code_views": ("text",), "reads_codes_alone": True, "width": 448, "heads": 4, "feedforward": 1024, "neighbour_prior": 0.0,
-            "smoothing": 0.0},
+    "rpg": {"code_views": ("text",), "digits": 32, "reads_codes_alone": True, "is_tied": True, "loss": "digits", "temperature": 0.07,
+            "width": 448, "heads": 4, "feedforward": 1024, "dropout": 0.5, "neighbour_prior": 0.0, "smoothing": 0.0},
+    "digit_loss": {"loss": "digits", "temperature": 0.07},
     "graph": {"search": "graph"},
     "digits_4": {"digits": 4},
     "digits_8": {"digits": 8},
-    "digits_16": {"digits": 16},
+    "digits_32": {"digits": 32},
     "text": {"code_views": ("text",)},
     "random_codes": {"tokenizer": "random"},
     "no_id": {"has_item_ids": False},
-    "hard_targets": {"neighbour_prior": 0.0, "smoothing": 0.0},
+    "hard_targets": {"neighbour_prior": 0.0},
 }
-SCALE = "log probability"
+SCALE = "sum of digit log probabilities"
 
 
 @dataclass(frozen=True)
 class Config:
     """digits, size: the codes; size None takes 256, or fewer where the catalogue could not fill them. tokenizer: product quantisation,
     or random digits, the ablation of all meaning. temperature: of the digits' cosines. is_tied: a code is scored by the vector with which
-    it is read. reads_codes_alone: the generator reads neither ids, content nor the days between events.
+    it is read. loss: items compete by the sum of their digits (`NextItemOfDigits`, `negatives` drawn a batch), or the codes of each digit
+    (`NextDigits`, with `smoothing`), the paper's. reads_codes_alone: the generator reads neither ids, content nor days between events.
     search: all items are scored, or those that a graph leads to: `beams` items a step, `edges` neighbours each, `steps` times.
     The rest as in semid's Config.
     """
@@ -60,15 +62,15 @@ class Config:
     code_views: tuple[str, ...] = semid.VIEWS
     codes: str | None = None
     tokenizer: Literal["product", "random"] = "product"
-    digits: int = 32
+    digits: int = 16
     size: int | None = None
     width: int = 128
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.5
-    temperature: float = 0.07
-    is_tied: bool = True
+    dropout: float = 0.4
+    temperature: float = 0.3
+    is_tied: bool = False
     loss: Literal["digits", "items"] = "items"
     negatives: int = 2048
     reads_codes_alone: bool = False
@@ -83,7 +85,7 @@ class Config:
     beams: int = 20
     edges: int = 200
     steps: int = 3
-    optimization: Optimization = Optimization(weight_decay=0.1)
+    optimization: Optimization = Optimization(learning_rate=3e-3, weight_decay=0.1)
 
 
 def smoke() -> Config:

@@ -9,8 +9,9 @@ import torch
 from semid.data.batch import SequenceBatches, history_batch
 from semid.errors import ConfigError
 from semid.generators.parallel import Parallel
+from semid.nn.digit_sum import digit_sum_plain
 from semid.objectives.next_codes import NextCodes
-from semid.objectives.next_digits import NextDigits
+from semid.objectives.next_digits import NextDigits, NextItemOfDigits
 from semid.protocols import ParallelGenerator, Scorer
 from semid.types import SemanticIds
 from tests.toyworld.world import walk
@@ -72,6 +73,40 @@ def test_the_loss_and_its_gradients_are_those_of_the_loss_over_all_logits():
     assert found[0][1].keys() == found[1][1].keys()
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(gradient, found[1][1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("negatives", [20, N])
+@torch.no_grad()
+def test_the_loss_over_items_equals_a_numpy_reference(negatives):
+    model, batch = build(temperature=0.5), some_batch()
+    codes, target = some_ids().codes, batch.target[batch.target >= 0].numpy()
+    values = model.logits(batch).numpy().astype(np.float64)
+    torch.manual_seed(7)
+    others = torch.randint(N, (negatives,)).numpy() if negatives < N else np.arange(N)
+    expected = []
+    for value, true in zip(values, target, strict=True):
+        logit = lambda item, value=value: sum(value[digit, code] for digit, code in enumerate(codes[item]))
+        shift = np.log((N - 1) / negatives) if negatives < N else 0.0
+        all_logits = [logit(true), *(logit(item) + shift for item in others if item != true)]
+        expected.append(np.log(np.exp(all_logits).sum()) - logit(true))
+    torch.manual_seed(7)
+    assert abs(float(NextItemOfDigits(negatives)(model, batch).total) - np.mean(expected)) < 1e-5
+
+
+def test_all_items_as_negatives_give_the_gradients_of_a_softmax_over_plain_sums():
+    model, batch = build(temperature=0.5), some_batch()
+    found = []
+    for way in ("compiled", "plain"):
+        model.zero_grad()
+        if way == "compiled":
+            NextItemOfDigits(N)(model, batch).total.backward()
+        else:
+            scores = digit_sum_plain(model.logits(batch), model.codes)
+            torch.nn.functional.cross_entropy(scores, batch.target[batch.target >= 0]).backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 @torch.no_grad()
