@@ -84,3 +84,17 @@ def test_ablations_train(variant):
     assert (model.input.item is None) == (variant in ("rpg", "no_id"))
     assert (model.input.content is None) == (variant == "rpg")
     assert (model.output is None) == (variant == "rpg")
+
+
+def test_a_run_is_served_and_explained(searched):
+    from semid.serving.contract import Request
+    from semid.serving.engine import Engine
+
+    world, folder, run = searched
+    engine = Engine.open(folder)
+    ids = world.catalog.items.ids
+    history = tuple(ids[[3, 17, 40]].tolist())
+    [answer] = engine.recommend([Request(history, k=10)])
+    expected = run.recommend(history=history, k=10, seen="remove")
+    assert list(answer.item_ids) == [each["item_id"] for each in expected]
+    assert engine.explain(Request(history, k=10), answer.item_ids[0]).rank == 1

@@ -41,13 +41,14 @@ def test_an_empty_history_has_read_no_item(model):
 
 
 @pytest.mark.parametrize("chunk", [3, 1000])
-def test_linear_cross_entropy_equals_torch_in_value_and_gradient(chunk):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_linear_cross_entropy_equals_torch_in_value_and_gradient(chunk, smoothing):
     torch.manual_seed(0)
     hidden, table = torch.randn(17, 8, requires_grad=True), torch.randn(30, 8, requires_grad=True)
     target = torch.randint(30, (17,))
-    ours = linear_cross_entropy(hidden, table, target, chunk=chunk)
+    ours = linear_cross_entropy(hidden, table, target, smoothing=smoothing, chunk=chunk)
     grads = torch.autograd.grad(ours * 3, (hidden, table))
-    theirs = F.cross_entropy(hidden @ table.T, target)
+    theirs = F.cross_entropy(hidden @ table.T, target, label_smoothing=smoothing)
     wanted = torch.autograd.grad(theirs * 3, (hidden, table))
     assert torch.allclose(ours, theirs, atol=1e-6)
     for a, b in zip(grads, wanted, strict=True):
