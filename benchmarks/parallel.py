@@ -86,7 +86,7 @@ def measure(items: int, count: int, seed: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, nargs="+", default=[12_000, 1_000_000])
+    parser.add_argument("--items", type=int, nargs="+", default=[12_000, 200_000])
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

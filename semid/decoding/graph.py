@@ -4,7 +4,7 @@ Any two items are alike by their digits' vectors, so the neighbours of a good it
 the search moves to the neighbours of the best ones found. It visits beams * edges items a step however many there are, and may miss some:
 where it visits all, it returns what scoring all returns.
 
-Source: graph-constrained decoding of RPG, Hou et al., KDD 2025, arXiv 2506.05781, section 3.3.
+Source: graph-constrained decoding of RPG, Hou et al., KDD 2025, arXiv 2506.05781.
 Deviations: (1) all items visited stay candidates (there: those of the last step); (2) the items to begin with are the same for every
 request, so that equal requests get equal answers (there: drawn anew).
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of the next item's digits, each by itself: the loss of models that predict all digits at once.
+"""Losses of models that predict all digits of the next item at once: digit by digit, or over items by the sum of their digits.
 
 A model has `supervised_queries(batch) -> [M, L, D]`, `code_vectors() -> L of [V, D]` and `codes` integer [N, L].
 Axes: M supervised positions, L digits, V codes of a digit, D width, N items, K negatives.
@@ -22,8 +22,8 @@ class NextDigits:
 
     smoothing in [0, 1): that share of each target is spread evenly over the digit's codes.
 
-    Source: multi-token prediction of RPG, arXiv 2506.05781, section 3.2. The same numbers as `NextCodes` over L, but no [M, L, V] is
-    kept for the way back.
+    Source: the multi-token prediction loss of RPG, arXiv 2506.05781. The same numbers as `NextCodes` over L, but no [M, L, V] is kept for
+    the way back.
     """
 
     smoothing: float = 0.0
@@ -41,7 +41,8 @@ class NextItemOfDigits:
     """Cross-entropy of the next item among itself and `negatives` uniform items, drawn once a batch; an item's logit is the sum of
     its digits' logits.
 
-    `NextDigits` spends probability on combinations of digits that no item has; here only items compete, as in the lists they end up in.
+    `NextDigits` spends probability on combinations of digits that no item has; here only items compete, as in the lists they end up in,
+    which is worth a third of validation NDCG@10 on Amazon Beauty (dev/LOG.md). Source: this project.
     The negatives stand for all N - 1 other items (their logits rise by log((N - 1) / negatives)); from N negatives on the loss is exact.
     """
 

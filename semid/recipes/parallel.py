@@ -1,11 +1,13 @@
 """Parallel digits: long product-quantised codes of text and behaviour, every digit predicted at once, every item scored.
 
 Source: the shape of RPG, Hou et al., "Generating Long Semantic IDs in Parallel for Recommendation", KDD 2025, arXiv 2506.05781. Status:
-semid's settings, chosen on validation; `parallel:rpg` has the paper's sizes, reads codes of text alone and trains on hard targets.
-`parallel:graph` searches along the paper's graph of like items. Ablations: fewer digits, codes of text alone (`parallel:text`), codes
-without meaning (`parallel:random_codes`), no id embedding (`parallel:no_id`), hard targets.
-Deviations: (1) the text encoder is the one at hand (the paper: sentence-T5); (2) `parallel:rpg` keeps our optimizer and batches and early
-stopping; the paper's temperature and learning rate are tuned for each data set (on Beauty .03 and .01); (3) those of
+semid's settings, chosen on validation; `parallel:rpg` has the paper's shape, sizes and loss.
+What is new: items compete by the sum of their digits (`NextItemOfDigits`) instead of the codes of each digit among themselves; codes of
+behaviour beside text; id, content and days between events as inputs; targets shared with item-kNN's neighbours.
+`parallel:graph` searches along the paper's graph of like items. Ablations: the paper's loss (`parallel:digit_loss`), fewer digits or more,
+codes of text alone (`parallel:text`), codes without meaning (`parallel:random_codes`), no id embedding, hard targets.
+Deviations: (1) the text encoder is the one at hand (the paper: sentence-T5); (2) `parallel:rpg` keeps our optimizer, batches and early
+stopping, and one temperature, where the paper tunes it and the learning rate for each data set (Beauty: .03 and .01); (3) those of
 `generators.parallel`, `tokenizers.product` and `decoding.graph`.
 """
 
@@ -68,7 +70,7 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.4
+    dropout: float = 0.3
     temperature: float = 0.3
     is_tied: bool = False
     loss: Literal["digits", "items"] = "items"
@@ -77,7 +79,7 @@ class Config:
     has_item_ids: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int = 12
+    epochs: int = 8
     patience: int = 3
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
@@ -85,7 +87,7 @@ class Config:
     beams: int = 20
     edges: int = 200
     steps: int = 3
-    optimization: Optimization = Optimization(learning_rate=3e-3, weight_decay=0.1)
+    optimization: Optimization = Optimization(learning_rate=4e-3, weight_decay=0.1)
 
 
 def smoke() -> Config:
