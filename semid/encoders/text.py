@@ -12,13 +12,13 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semid.encoders.bert import Bert
 from semid.encoders.cache import cache_folder, cached, file_sha256, fingerprint
 from semid.errors import ConfigError, DataError, MissingExtra, did_you_mean
 from semid.types import Catalog
@@ -154,44 +154,31 @@ class Text:
         assert isinstance(file, str), file
         return f"{self.model}@{Path(file).parent.name}"
 
-    def _loaded(self) -> Bert | AnyModel:
-        folder = Path(self.model)
-        return (Bert if Bert.reads(folder) else AnyModel)(folder if folder.is_dir() else self.model, dtype=self.dtype, device=self.device)
+    def _loaded(self) -> tuple[Any, Any]:
+        """The tokenizer and the model of transformers."""
+        model = _load("AutoModel", self.model).to(device=self.device, dtype=self.dtype).eval()
+        return _load("AutoTokenizer", self.model), model
 
-    def _encode(self, texts: list[str], model: Bert | AnyModel | None = None) -> np.ndarray:
-        model = model or self._loaded()
-        vectors = np.zeros((len(texts), model.width), dtype=np.float32)
+    def _encode(self, texts: list[str], loaded: tuple[Any, Any] | None = None) -> np.ndarray:
+        tokenizer, model = loaded or self._loaded()
+        vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         rows = np.flatnonzero(warn_empty(texts))
         done = 0
         for begin in range(0, len(rows), CHUNK):
             chunk = rows[begin:begin + CHUNK]
-            tokens = model.tokenize([texts[r] for r in chunk], self.max_tokens)
-            order = np.argsort([len(ids) for ids in tokens], kind="stable")
+            tokens = tokenizer([texts[r] for r in chunk], truncation=True, max_length=self.max_tokens)
+            order = np.argsort([len(ids) for ids in tokens["input_ids"]], kind="stable")
             for start in range(0, len(chunk), self.batch_size):
                 pick = order[start:start + self.batch_size]
+                batch = tokenizer.pad({name: [tokens[name][i] for i in pick] for name in tokens}, return_tensors="pt")
                 with torch.inference_mode():
-                    states, mask = model.states([tokens[i] for i in pick])           # [B, T, D], [B, T]
-                    vectors[chunk[pick]] = mean_pool(states.float(), mask).cpu().numpy()
+                    batch = batch.to(self.device)
+                    states = model(**batch).last_hidden_state                        # [B, T, D]
+                    vectors[chunk[pick]] = mean_pool(states.float(), batch["attention_mask"]).cpu().numpy()
                 done += len(pick)
                 if self.progress:
                     self.progress(done, len(rows))
         return vectors
-
-
-class AnyModel:
-    """Any encoder that transformers knows, with the methods of `Bert`."""
-
-    def __init__(self, name: str | Path, *, dtype: torch.dtype, device: str):
-        self.model = _load("AutoModel", name).to(device=device, dtype=dtype).eval()
-        self.pieces = _load("AutoTokenizer", name)
-        self.width: int = self.model.config.hidden_size
-
-    def tokenize(self, texts: list[str], max_tokens: int) -> list[list[int]]:
-        return self.pieces(texts, truncation=True, max_length=max_tokens)["input_ids"]
-
-    def states(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
-        batch = self.pieces.pad({"input_ids": tokens}, return_tensors="pt").to(self.model.device)
-        return self.model(**batch).last_hidden_state, batch["attention_mask"]
 
 
 def _has_native_bfloat16(device: str) -> bool:
