@@ -91,6 +91,14 @@ def in_batch_contrast(anchor: Tensor, other: Tensor, *, temperature: float = 1.0
     return F.cross_entropy(logits.float(), torch.arange(len(logits), device=logits.device))
 
 
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Mean of -log sigma(s+ - s-): Bayesian personalised ranking. positive float [M], negative float [M, K] -> a scalar.
+
+    Source: Rendle et al., UAI 2009, arXiv 1205.2618, section 4.
+    """
+    return F.softplus(negative - positive[:, None]).mean()
+
+
 def gbce(positive: Tensor, negative: Tensor, *, num_items: int, calibration: float) -> Tensor:
     """Generalised binary cross-entropy (gSASRec, arXiv 2308.07192, eq. 8 to 10).
 

@@ -21,8 +21,10 @@ import torch
 
 from semid import generation
 from semid.coding import Coder, made_once
+from semid.collaborative import known_vectors
 from semid.generation import generate, refuse_nested_codes
-from semid.recipes import sasrec
+from semid.recipes import lightgcn, sasrec
+from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recipes.semid import Config as TwoLevel
 from semid.recipes.tiger import CAUSAL, with_content
@@ -58,11 +60,11 @@ COLLABORATIVE = "letter:cf"
 @dataclass(frozen=True)
 class Config:
     """codes: published codes in place of the tokenizer, a column of the items table or a file X.index.json.
-    cf: sasrec (trained here), spectral (item-kNN's factors), or the name of a view as wide as tiger.latent that is from training rows
-    only. alpha, beta, groups, cluster_sizes, group_sizes: see `Letter`; last_epsilon: of Sinkhorn's plan over the last level in training,
-    0 = nearest. hidden: widths of the text's encoder. temperature: divides the generator's logits in training, 1 = plain cross-entropy.
-    tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator, which takes the codes
-    instead where is_two_level. sasrec: how the collaborative vectors are trained, its width is tiger.latent.
+    cf: sasrec or lightgcn (trained here), spectral (item-kNN's factors), or the name of a view as wide as tiger.latent that is from
+    training rows only. alpha, beta, groups, cluster_sizes, group_sizes: see `Letter`; last_epsilon: of Sinkhorn's plan over the last
+    level in training, 0 = nearest. hidden: widths of the text's encoder. temperature: divides the generator's logits in training, 1 =
+    plain cross-entropy. tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator,
+    which takes the codes instead where is_two_level. sasrec, lightgcn: how the collaborative vectors are trained, as wide as tiger.latent.
     """
 
     codes: str | None = None
@@ -80,6 +82,7 @@ class Config:
                          optimization=Optimization(learning_rate=5e-4, beta2=0.999, warmup=500, clip=1.0))
     two_level: TwoLevel = TwoLevel()
     sasrec: SASRecSettings = SASRecSettings()
+    lightgcn: LightGCNSettings = LightGCNSettings()
 
     def __post_init__(self):
         refuse_nested_codes(self.tiger, self.two_level)
@@ -120,12 +123,13 @@ def collaborative_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
     width = config.tiger.latent
     if config.cf == "spectral":
         return spectral_vectors(data.train, dim=width)
+    if config.cf == "lightgcn":
+        return lightgcn.item_vectors(replace(config.lightgcn, width=width), data, job)
     if config.cf != "sasrec":
         return data.catalog.view(config.cf)
     scorer = sasrec.run(replace(config.sasrec, width=width), data, job).scorer
     assert isinstance(scorer, SASRec)
-    vectors = scorer.item_vectors().detach().float().cpu().numpy()
-    return np.where(data.train.counts[:, None] > 0, vectors, np.float32(0))
+    return known_vectors(scorer, data.train)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -1,0 +1,24 @@
+"""Item vectors of a trained scorer, as tokenizers take them: what users did in the training rows."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semid.types import Interactions
+
+
+class HasItemVectors(Protocol):
+    """SASRec, GraphScorer."""
+
+    def item_vectors(self) -> Tensor: ...
+
+
+def known_vectors(scorer: HasItemVectors, train: Interactions) -> np.ndarray:
+    """Return float32 [N, D], zeros where nobody took an item in `train`: a view for `catalog.with_view`."""
+    with torch.no_grad():
+        vectors = scorer.item_vectors().float().cpu().numpy()
+    return np.where(train.counts[:, None] > 0, vectors, np.float32(0))
