@@ -103,22 +103,23 @@ class Run:
             raise ConfigError(f"recommend: want k in [1, 10000], got {k}")
         items = self.catalog.items
         rows = self.history(str(user)) if user is not None else np.array([items.row(i, "item") for i in history or []], np.int64)
-        times = None
+        times = users = None
         events = self.split.source
         if user is not None:
             u = events.users.row(str(user), "user")
-            times = [events.time[events.offsets[u] : events.offsets[u + 1]]]
+            times, users = [events.time[events.offsets[u] : events.offsets[u + 1]]], np.array([u])
         run = self if len(rows) else dataclasses.replace(self, recommender=self._most_popular)
-        answer = run.recommend_rows([rows], times=times, k=k, allowed=self.allowed(where, exclude), seen=seen)
+        answer = run.recommend_rows([rows], times=times, users=users, k=k, allowed=self.allowed(where, exclude), seen=seen)
         return [{"item_id": str(items.ids[item]), "title": self.catalog.titles[item], "score": float(score)}
                 for item, score in zip(answer.item[0], answer.score[0], strict=True) if item >= 0]
 
-    def recommend_rows(self, histories: Sequence[np.ndarray], *, times: Sequence[np.ndarray] | None = None, k: int,
-                       allowed: np.ndarray | None = None, seen: str = "auto") -> Recommendations:
-        """`recommend` for many histories of item rows at once."""
+    def recommend_rows(self, histories: Sequence[np.ndarray], *, times: Sequence[np.ndarray] | None = None,
+                       users: np.ndarray | None = None, k: int, allowed: np.ndarray | None = None, seen: str = "auto") -> Recommendations:
+        """`recommend` for many histories of item rows at once. users: integer [B], whose they are, for models that know users."""
         from semid.data.batch import history_batch
 
-        batch = history_batch(list(histories), None if times is None else list(times), max_history=self.split.protocol.max_history)
+        batch = history_batch(list(histories), None if times is None else list(times), users,
+                              max_history=self.split.protocol.max_history)
         return self.recommender.recommend(batch, k=k, allowed=allowed, seen=self.resolve_seen(seen))
 
     def allowed(self, where: str | None, exclude: Sequence[str] = ()) -> np.ndarray | None:
