@@ -24,6 +24,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.key)
 
+    def by_user(self, users: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Return `count` pairs, int64: each time one of `users` evenly, then one of his items."""
+        user = rng.choice(users, count)
+        return rng.integers(self.offsets[user], self.offsets[user + 1])
+
     def negatives(self, user: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return int64 [B, count]: for each user int64 [B] items that he has not, each of them equally likely."""
         drawn = rng.integers(self.num_items, size=(len(user), count))
@@ -68,46 +73,51 @@ class PairBatches:
 
     def _rows_of(self, rng: np.random.Generator) -> np.ndarray:
         """Return the pairs of an epoch, int64, in its order."""
-        if not self.is_by_user:
-            return rng.permutation(self.rows)
-        user = rng.choice(self.users, len(self.rows))
-        first, last = self.pairs.offsets[user], self.pairs.offsets[user + 1]
-        return rng.integers(first, last)
+        return self.pairs.by_user(self.users, len(self.rows), rng) if self.is_by_user else rng.permutation(self.rows)
 
 
 class SetBatches:
     """One target a row, and up to `max_length` of the user's other training items as history, drawn anew each time and in no order.
 
-    Every distinct (user, item) pair is a target once an epoch, if the user has another item. The target is supervised at the last
-    position, and never in the history itself. Times are 0.
+    Every distinct (user, item) pair is a target once an epoch, if the user has another item; is_by_user: as for `PairBatches`. The target
+    is supervised at the last position, and never in the history itself. Rows of like length share a batch. Times are 0.
     """
 
-    def __init__(self, train: Interactions, *, max_length: int, batch_size: int, seed: int):
+    def __init__(self, train: Interactions, *, max_length: int, batch_size: int, is_by_user: bool = False, seed: int):
         self.pairs = Pairs(train)
-        self.max_length, self.batch_size, self.seed = max_length, batch_size, seed
-        self.targets = np.flatnonzero(np.diff(self.pairs.offsets)[self.pairs.user] >= 2)
+        self.max_length, self.is_by_user, self.seed = max_length, is_by_user, seed
+        self.others = np.diff(self.pairs.offsets) - 1  # [U]
+        self.targets = np.flatnonzero(self.others[self.pairs.user] > 0)
         if not len(self.targets):
             raise DataError("sets: want users with at least two items to train on, got none")
-        self.steps_per_epoch = max(1, len(self.targets) // batch_size)
-        self._plan: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self.steps_per_epoch = -(-len(self.targets) // batch_size)
+        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
 
     def at(self, step: int) -> Batch:
         """Return batch number `step`, 0-based over epochs; the same bits each time."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._plan[0] != epoch:
-            self._plan = (epoch, np.random.default_rng((self.seed, epoch)).permutation(self.targets))
-        target = self._plan[1][index * self.batch_size : (index + 1) * self.batch_size]
+            self._plan = (epoch, self._batches_of(np.random.default_rng((self.seed, epoch))))
+        target = self._plan[1][index]
         user = self.pairs.user[target]
         first, last = self.pairs.offsets[user], self.pairs.offsets[user + 1]
-        width = int((last - first).max())
-        place = first[:, None] + np.arange(width)  # [B, width]
+        place = first[:, None] + np.arange(int((last - first).max()))
         is_other = (place < last[:, None]) & (place != target[:, None])
         draw = np.where(is_other, np.random.default_rng((self.seed, epoch, index)).random(place.shape), np.inf)
-        order = draw.argsort(axis=1)[:, : self.max_length]
-        length = np.minimum(last - first - 1, self.max_length)
-        inside = np.arange(order.shape[1]) < length[:, None]
-        item = np.where(inside, self.pairs.item[np.minimum(first[:, None] + order, len(self.pairs) - 1)], -1)
-        history = torch.from_numpy(item[:, : int(length.max())])
+        length = np.minimum(self.others[user], self.max_length)
+        chosen = first[:, None] + draw.argsort(axis=1)[:, : int(length.max())]  # [B, S]
+        inside = np.arange(chosen.shape[1]) < length[:, None]
+        history = torch.from_numpy(np.where(inside, self.pairs.item[np.where(inside, chosen, 0)], -1))
         targets = torch.full_like(history, -1)
         targets[torch.arange(len(target)), torch.from_numpy(length - 1)] = torch.from_numpy(self.pairs.item[target])
         return Batch(history, torch.zeros_like(history), torch.from_numpy(length), targets, torch.from_numpy(user))
+
+    def _batches_of(self, rng: np.random.Generator) -> list[np.ndarray]:
+        if self.is_by_user:
+            target = self.pairs.by_user(np.flatnonzero(self.others > 0), len(self.targets), rng)
+        else:
+            target = self.targets
+        length = np.minimum(self.others[self.pairs.user[target]], self.max_length)
+        target = target[np.lexsort((rng.random(len(target)), length))]
+        batches = np.array_split(target, self.steps_per_epoch)
+        return [batches[place] for place in rng.permutation(self.steps_per_epoch)]

@@ -58,7 +58,7 @@ class EncoderDecoder(CodeWriter):
         nn.init.normal_(self.embedding.weight)
         shape = {"width": width, "heads": heads, "head_width": head_width, "dropout": dropout,
                  "hidden": (feedforward,) * feedforward_layers}
-        self.encoder = Encoder(encoder_layers, **shape)
+        self.encoder: nn.Module = Encoder(encoder_layers, **shape)
         self.decoder = Decoder(decoder_layers, **shape)
         self.head = None if is_tied else self.vocabulary.new_heads(width)
 

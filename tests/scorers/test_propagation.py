@@ -6,12 +6,10 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from semid.data.batch import history_batch
-from semid.data.split import split
 from semid.nn.graph import BipartiteGraph
 from semid.objectives.pairs import BPR, PairContrast
 from semid.recipes import alpharec, letter, lightgcn, ngcf
@@ -21,7 +19,8 @@ from semid.scorers.lightgcn import LightGCN
 from semid.scorers.ngcf import NGCF
 from semid.scorers.propagation import GraphScorer
 from semid.training.job import Job
-from semid.types import Batch, Catalog, IdMap, Interactions, Protocol, Split
+from semid.types import Batch
+from tests.toyworld.world import blocks
 
 USERS, ITEMS = 5, 6
 USER, ITEM = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4]), np.array([0, 1, 1, 2, 3, 3, 4, 0, 2])  # item 5 has no edge
@@ -160,20 +159,6 @@ def test_the_kept_layers_follow_the_weights(kind):
             parameter.mul_(-0.5).add_(0.1)
     model.eval()
     assert not torch.allclose(model.score(batch), before)
-
-
-def blocks(*, poison: bool = False) -> Split:
-    """Four communities of ten items and 30 users each, who take seven items of their own at random; everything is in training but the
-    last two. poison: the items asked about are other ones, of another community."""
-    rng = np.random.default_rng(0)
-    taken = np.stack([rng.permutation(10)[:7] + 10 * (user % 4) for user in range(120)])
-    if poison:
-        taken[:, 5:] = (taken[:, 5:] + 10) % 40
-    users, items = IdMap([f"u{u}" for u in range(120)]), IdMap([f"i{i}" for i in range(40)])
-    events = Interactions(np.repeat(np.arange(120, dtype=np.int32), 7), taken.reshape(-1).astype(np.int32),
-                          np.tile(np.arange(7, dtype=np.int64), 120), users, items)
-    text = np.random.default_rng(1).normal(size=(40, 16)).astype(np.float32)
-    return split(events, Catalog(items, pa.table({"block": [i // 10 for i in range(40)]}), {}, {"text": text}), Protocol(), "blocks")
 
 
 SMOKES = {"lightgcn": lightgcn.smoke(), "ngcf": ngcf.smoke(), "alpharec": alpharec.smoke()}

@@ -33,3 +33,17 @@ def walk(*, users: int = 240, length: int = 12, items: int = ITEMS, seed: int = 
                           np.tile(np.arange(length, dtype=np.int64) * 86_400, users),
                           IdMap([f"user{u}" for u in range(users)]), names)
     return split(events, catalog, protocol or Protocol(), "toyworld")
+
+
+def blocks(*, poison: bool = False) -> Split:
+    """Four communities of ten items and 30 users each, who take seven items of their own at random; everything is in training but the
+    last two. poison: the items asked about are other ones, of another community."""
+    rng = np.random.default_rng(0)
+    taken = np.stack([rng.permutation(10)[:7] + 10 * (user % 4) for user in range(120)])
+    if poison:
+        taken[:, 5:] = (taken[:, 5:] + 10) % 40
+    users, items = IdMap([f"u{u}" for u in range(120)]), IdMap([f"i{i}" for i in range(40)])
+    events = Interactions(np.repeat(np.arange(120, dtype=np.int32), 7), taken.reshape(-1).astype(np.int32),
+                          np.tile(np.arange(7, dtype=np.int64), 120), users, items)
+    text = np.random.default_rng(1).normal(size=(40, 16)).astype(np.float32)
+    return split(events, Catalog(items, pa.table({"block": [i // 10 for i in range(40)]}), {}, {"text": text}), Protocol(), "blocks")

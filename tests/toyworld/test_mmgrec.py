@@ -1,0 +1,59 @@
+"""MMGRec's codes: unique, ranked by popularity, and alike for items that the same people take, whatever their content says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from semid.errors import DataError
+from semid.recipes import mmgrec
+from semid.training.job import Job
+from tests.toyworld.world import blocks
+
+CONFIG = replace(mmgrec.smoke(), size=4, batch_size=64)
+
+
+def test_codes_are_unique_and_the_last_one_is_the_rank_by_popularity():
+    world, config = blocks(), replace(CONFIG, size=2, levels=2, tokenizer_epochs=20)
+    ids = mmgrec.tokenize(config, torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), world, Job())
+    assert ids.num_distinct == 40
+    for group in np.unique(ids.codes[:, :-1], axis=0):
+        rows = np.flatnonzero((ids.codes[:, :-1] == group).all(axis=1))
+        rows = rows[ids.codes[rows, -1].argsort()]
+        assert ids.codes[rows, -1].tolist() == list(range(len(rows)))
+        assert (np.diff(world.train.counts[rows]) <= 0).all()
+
+
+def shared(codes: np.ndarray) -> float:
+    """How much likelier two items of a block have the same first code than two of different blocks."""
+    same, block = codes[:, 0] == codes[:, None, 0], np.arange(40) // 10
+    together = (block == block[:, None]) & ~np.eye(40, dtype=bool)
+    return same[together].mean() - same[block != block[:, None]].mean()
+
+
+def test_with_the_graph_items_taken_together_share_codes_and_without_it_content_alone_speaks():
+    """The content of this world is noise: codes can know communities from the graph alone."""
+    world, overlap = blocks(), {}
+    for is_graph in (True, False):
+        config = replace(CONFIG, is_graph=is_graph)
+        _, item = mmgrec.fused(config, world, Job())
+        overlap[is_graph] = shared(mmgrec.tokenize(config, item, world, Job()).codes)
+    assert overlap[True] > 0.5
+    assert overlap[True] > overlap[False] + 0.3
+
+
+def test_nothing_of_validation_and_test_is_in_the_vectors():
+    config = replace(CONFIG, graph_epochs=2)
+    learnt = []
+    for poison in (False, True):
+        torch.manual_seed(0)
+        learnt.append(mmgrec.fused(config, blocks(poison=poison), Job()))
+    assert all(torch.equal(a, b) for a, b in zip(*learnt, strict=True))
+
+
+def test_a_catalogue_without_the_wanted_modality_is_told_so():
+    with pytest.raises(DataError, match=r"want items with one of the views image, got text; give items"):
+        mmgrec.fused(replace(CONFIG, modalities=("image",)), blocks(), Job())
