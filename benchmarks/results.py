@@ -19,6 +19,8 @@ from semid.training.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "ml-1m")
+UNORDERED = ("tiktok",)
+"""Sets without times: the order of their rows means nothing, so histories are whole, and what a user has is not asked of him again."""
 SYSTEMS = ("popularity", "item_knn", "ease", "sasrec", "semid:fusion")
 
 
@@ -40,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         settings.setdefault(system, {})[setting] = value
     for name in args.sets:
         protocol = semid.Protocol(max_history=50, shuffle_ties=args.shuffle_ties)
-        split = semid.read(args.data / name).split(protocol)
+        if name in UNORDERED:
+            protocol = semid.Protocol(max_history=1000, seen="remove")
+        split = semid.read(args.data / name, order="file" if name in UNORDERED else "time").split(protocol)
         began = time.perf_counter()
 
         def log(recipe: str, seed: int, name: str = name, protocol: semid.Protocol = protocol, began: float = began) -> Log:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-ORDER = ("popularity", "item_knn", "ease", "sasrec", "tiger", "grid", "semid", "semid:fusion")
+ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasrec", "tiger", "grid", "mmgrec", "semid", "semid:fusion")
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
-DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "ml-1m")
+DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "ml-1m", "tiktok")
+KEPT = {"keep": "kept", "remove": "removed"}
 BEGIN, END = "<!-- {} from results/: run `make docs` -->", "<!-- end of {} -->"
 
 
@@ -55,9 +56,11 @@ def in_order(systems: dict[str, list[dict]]) -> list[str]:
 
 
 def main_table(systems: dict[str, list[dict]]) -> list[str]:
-    lines = ["| system | R@10 kept | N@10 kept | R@10 removed | N@10 removed | seeds | train | parameters | one user, top 50 |",
-             "|---|---|---|---|---|---|---|---|---|"]
     columns = [("keep", "recall@10"), ("keep", "ndcg@10"), ("remove", "recall@10"), ("remove", "ndcg@10")]
+    if without_order(systems):
+        columns = [("remove", f"{metric}@{k}") for k in (10, 20) for metric in ("recall", "ndcg")]
+    heads = [f"{metric[0].upper()}@{metric.partition('@')[2]} {KEPT[seen]}" for seen, metric in columns]
+    lines = ["| system | " + " | ".join(heads) + " | seeds | train | parameters | one user, top 50 |", "|---" * (len(heads) + 5) + "|"]
     best = [max(score(records, *column) for records in systems.values()) for column in columns]
     for name in in_order(systems):
         records = systems[name]
@@ -67,6 +70,11 @@ def main_table(systems: dict[str, list[dict]]) -> list[str]:
         cells += [str(len(records)), span(seconds), f"{millions:.2f} M", f"{latency:.1f} ms"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
+
+
+def without_order(systems: dict[str, list[dict]]) -> bool:
+    """Whether the data have no order: what a user has is then masked, as the published tables do, and longer lists are shown."""
+    return next(iter(systems.values()))[0]["protocol"]["seen"] == "remove"
 
 
 def span(seconds: float) -> str:
@@ -94,10 +102,10 @@ def slice_table(systems: dict[str, list[dict]]) -> list[str]:
     return lines
 
 
-def comparison_lines(data: str, protocol: str) -> list[str]:
+def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
     """Paired permutation tests against item-kNN, Holm-adjusted, from results/comparisons/."""
     lines = []
-    for seen in ("keep", "remove"):
+    for seen in seens:
         path = RESULTS / "comparisons" / f"{data}.{protocol}.{seen}.json"
         if not path.exists():
             continue
@@ -105,8 +113,7 @@ def comparison_lines(data: str, protocol: str) -> list[str]:
         ndcg = {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}
         base = ndcg.pop(table["reference"])["mean"]
         said = [f"{name} {value['mean'] / base - 1:+.1%} (p {p_text(value['p_adjusted'])})" for name, value in ndcg.items()]
-        kept = "kept" if seen == "keep" else "removed"
-        lines += ["", f"N@10 against {table['reference']}, seen items {kept}, paired permutation, Holm: " + "; ".join(said) + "."]
+        lines += ["", f"N@10 against {table['reference']}, seen items {KEPT[seen]}, paired permutation, Holm: " + "; ".join(said) + "."]
     return lines
 
 
@@ -136,11 +143,13 @@ def results_page() -> str:
         first = next(iter(systems.values()))[0]
         shuffled = first["protocol"]["shuffle_ties"]
         title = data + ("" if shuffled is None else f", order inside a day shuffled (seed {shuffled})")
-        about = first["data"]
-        parts += ["", f"## {title}", "", f"{about['users']:,} users, {about['items']:,} items, {about['events']:,} events; history up to "
-                  f"{first['protocol']['max_history']}; protocol {first['test']['keep']['protocol_hash']} (kept), "
-                  f"{first['test']['remove']['protocol_hash']} (removed); data {about['fingerprint']}.", "",
-                  *main_table(systems), *comparison_lines(data, protocol), *slice_table(systems)]
+        about, seens = first["data"], ("remove",) if without_order(systems) else ("keep", "remove")
+        histories = "no order, the split of its source, all training items as history" if without_order(systems) else \
+            f"history up to {first['protocol']['max_history']}"
+        hashes = [f"{first['test'][seen]['protocol_hash']} ({KEPT[seen]})" for seen in KEPT]
+        parts += ["", f"## {title}", "", f"{about['users']:,} users, {about['items']:,} items, {about['events']:,} events; {histories}; "
+                  f"protocol {', '.join(hashes)}; data {about['fingerprint']}.", "",
+                  *main_table(systems), *comparison_lines(data, protocol, seens), *slice_table(systems)]
         if shuffled is None:
             parts += published_table(data)
     return "\n".join(parts)
