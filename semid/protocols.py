@@ -30,7 +30,8 @@ class Scorer(Protocol):
     """Histories to a score for every item."""
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float32 [B, N]; higher is better. Only `item`, `time`, `length` of the batch are read."""
+        """Return float32 [B, N]; higher is better. Only `item`, `time`, `length` of the batch are read, and `user` by those who know
+        users (-1: a stranger)."""
         ...
 
 

@@ -91,28 +91,31 @@ class SetBatches:
         if not len(self.targets):
             raise DataError("sets: want users with at least two items to train on, got none")
         self.steps_per_epoch = -(-len(self.targets) // batch_size)
-        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+        self._plan: tuple[int, np.ndarray, list[np.ndarray]] = (-1, np.empty(0, np.int64), [])
 
     def at(self, step: int) -> Batch:
         """Return batch number `step`, 0-based over epochs; the same bits each time."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._plan[0] != epoch:
-            self._plan = (epoch, self._batches_of(np.random.default_rng((self.seed, epoch))))
-        target = self._plan[1][index]
-        user = self.pairs.user[target]
-        first, last = self.pairs.offsets[user], self.pairs.offsets[user + 1]
-        place = first[:, None] + np.arange(int((last - first).max()))
-        is_other = (place < last[:, None]) & (place != target[:, None])
-        draw = np.where(is_other, np.random.default_rng((self.seed, epoch, index)).random(place.shape), np.inf)
-        length = np.minimum(self.others[user], self.max_length)
-        chosen = first[:, None] + draw.argsort(axis=1)[:, : int(length.max())]  # [B, S]
+            self._plan = (epoch, *self._epoch(np.random.default_rng((self.seed, epoch))))
+        _, item, places = self._plan
+        place = places[index]
+        user = self.pairs.user[place]
+        first, others = self.pairs.offsets[user], self.others[user]
+        length = np.minimum(others, self.max_length)
+        # A user's items stand in a circle in random order: a window of it that leaves out the target is an even draw of the others.
+        start = np.random.default_rng((self.seed, epoch, index)).integers(others)
+        ahead = 1 + (start[:, None] + np.arange(int(length.max()))) % others[:, None]  # [B, S] in 1 .. others
+        chosen = first[:, None] + ((place - first)[:, None] + ahead) % (others + 1)[:, None]
         inside = np.arange(chosen.shape[1]) < length[:, None]
-        history = torch.from_numpy(np.where(inside, self.pairs.item[np.where(inside, chosen, 0)], -1))
+        history = torch.from_numpy(np.where(inside, item[chosen], -1))
         targets = torch.full_like(history, -1)
-        targets[torch.arange(len(target)), torch.from_numpy(length - 1)] = torch.from_numpy(self.pairs.item[target])
+        targets[torch.arange(len(place)), torch.from_numpy(length - 1)] = torch.from_numpy(item[place])
         return Batch(history, torch.zeros_like(history), torch.from_numpy(length), targets, torch.from_numpy(user))
 
-    def _batches_of(self, rng: np.random.Generator) -> list[np.ndarray]:
+    def _epoch(self, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the items int64 [E], each user's in a new order, and for each batch the places of its targets among them."""
+        item = self.pairs.item[np.lexsort((rng.random(len(self.pairs)), self.pairs.user))]
         if self.is_by_user:
             target = self.pairs.by_user(np.flatnonzero(self.others > 0), len(self.targets), rng)
         else:
@@ -120,4 +123,4 @@ class SetBatches:
         length = np.minimum(self.others[self.pairs.user[target]], self.max_length)
         target = target[np.lexsort((rng.random(len(target)), length))]
         batches = np.array_split(target, self.steps_per_epoch)
-        return [batches[place] for place in rng.permutation(self.steps_per_epoch)]
+        return item, [batches[number] for number in rng.permutation(self.steps_per_epoch)]

@@ -51,8 +51,8 @@ FUSED = "mmgrec"
 @dataclass(frozen=True)
 class Config:
     """modalities: views of the catalogue, side by side; those that it has not are left out, but one it must have. hidden, width: of the
-    graph's two layers; is_graph: false leaves the neighbours out. negatives: items a training pair that the user has not; batch_size:
-    pairs, and targets of the generator; is_by_user: how targets are drawn, see `SetBatches`. graph_epochs, tokenizer_epochs, epochs: of
+    graph's two layers; is_graph: false leaves the neighbours out. negatives: items a training pair that the user has not;
+    graph_batch_size: pairs; batch_size: targets of the generator; is_by_user: how targets are drawn, see `SetBatches`. graph_epochs, tokenizer_epochs, epochs: of
     the three trainings, the last at most; look_every: epochs between looks at validation; patience: looks without a better NDCG@10.
     """
 
@@ -63,6 +63,7 @@ class Config:
     graph_dropouts: tuple[float, float] = (0.5, 0.2)
     is_graph: bool = True
     negatives: int = 5
+    graph_batch_size: int = 3000
     graph_epochs: int = 60
     levels: int = 3
     size: int = 128
@@ -87,7 +88,7 @@ class Config:
 
 
 def smoke() -> Config:
-    return Config(hidden=32, width=32, graph_epochs=15, size=8, latent=8, tokenizer_epochs=100, heads=2, head_width=16, layers=1,
+    return Config(hidden=32, width=32, graph_batch_size=256, graph_epochs=15, size=8, latent=8, tokenizer_epochs=100, heads=2, head_width=16, layers=1,
                   dropout=0.0, max_history=10, batch_size=256, epochs=20, look_every=5,
                   graph_optimization=replace(ADAM, learning_rate=1e-2), optimization=Optimization(learning_rate=5e-3, warmup=20))
 
@@ -121,7 +122,7 @@ def fused(config: Config, data: Split, job: Job) -> tuple[Tensor, Tensor]:
     want_enough(content, config.size)  # before minutes go into the graph
     network = MultimodalGraph(training_graph(data.train), torch.from_numpy(content), hidden=config.hidden, width=config.width,
                               dropouts=config.graph_dropouts, is_graph=config.is_graph).to(job.device)
-    batches = PairBatches(data.train, batch_size=config.batch_size, negatives=config.negatives, seed=job.seed)
+    batches = PairBatches(data.train, batch_size=config.graph_batch_size, negatives=config.negatives, seed=job.seed)
     fit(network, BPR(0.0), batches, steps=config.graph_epochs * batches.steps_per_epoch, optimization=config.graph_optimization,
         checkpoint=job.checkpoint("graph"), resume=job.resume, log=job.log, stage="graph")
     with torch.no_grad():

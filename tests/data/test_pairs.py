@@ -54,6 +54,20 @@ def test_by_user_every_user_comes_as_often_as_another():
     assert 0.45 < users.float().mean() < 0.55
 
 
+def test_every_other_item_is_as_often_in_a_history():
+    world = events([(0, i) for i in range(12)], 1, 13)
+    batches = SetBatches(world, max_length=4, batch_size=12, seed=0)
+    count = np.zeros((12, 12))
+    for step in range(1500):
+        batch = batches.at(step)
+        for row, target in zip(batch.item, batch.target[:, -1], strict=True):
+            count[target, row] += 1
+    others = count[~np.eye(12, dtype=bool)]
+    assert not count.diagonal().any()
+    assert others.mean() == 1500 * 4 / 11
+    assert others.std() < 1.3 * np.sqrt(1500 * 4 / 11 * 7 / 11)  # that of independent draws is 18.6
+
+
 def test_sets_by_user_ask_every_user_as_often_as_another():
     world = events([(0, i) for i in range(48)] + [(1, 0), (1, 1)], 2, 60)
     batches = SetBatches(world, max_length=5, batch_size=50, is_by_user=True, seed=0)

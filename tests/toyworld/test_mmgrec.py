@@ -13,7 +13,7 @@ from semid.recipes import mmgrec
 from semid.training.job import Job
 from tests.toyworld.world import blocks
 
-CONFIG = replace(mmgrec.smoke(), size=4, batch_size=64)
+CONFIG = replace(mmgrec.smoke(), size=4, graph_batch_size=64)
 
 
 def test_codes_are_unique_and_the_last_one_is_the_rank_by_popularity():
