@@ -26,8 +26,9 @@ class BPR:
     def __call__(self, model, batch: Batch) -> Loss:
         chosen, rejected = batch.extra["chosen"], batch.extra["rejected"]
         vectors = model.vectors()
-        user, item = vectors[0][batch.user], vectors[1]
-        ranking = bpr((user * item[chosen]).sum(1), torch.einsum("bd,bkd->bk", user, item[rejected]))
+        user, item = vectors[0].float()[batch.user], vectors[1].float()
+        # not a matrix product, which autocast would round: differences of scores are small
+        ranking = bpr((user * item[chosen]).sum(1), (user[:, None] * item[rejected]).sum(2))
         if not self.regularisation:
             return Loss(ranking)
         users, items = model.penalised(vectors)

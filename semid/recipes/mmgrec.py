@@ -51,9 +51,10 @@ FUSED = "mmgrec"
 @dataclass(frozen=True)
 class Config:
     """modalities: views of the catalogue, side by side; those that it has not are left out, but one it must have. hidden, width: of the
-    graph's two layers; is_graph: false leaves the neighbours out. negatives: items a training pair that the user has not;
-    graph_batch_size: pairs; batch_size: targets of the generator; is_by_user: how targets are drawn, see `SetBatches`. graph_epochs, tokenizer_epochs, epochs: of
-    the three trainings, the last at most; look_every: epochs between looks at validation; patience: looks without a better NDCG@10.
+    graph's two layers; is_graph: false leaves the neighbours out; negatives: items a training pair that the user has not;
+    graph_batch_size: pairs; batch_size: targets of the generator; is_by_user: how they are drawn, see `SetBatches`. graph_epochs,
+    tokenizer_epochs, epochs: of the three trainings, the last at most; look_every: epochs between looks at validation; patience: looks
+    without a better NDCG@10.
     """
 
     modalities: tuple[str, ...] = ("image", "audio", "text")
@@ -88,8 +89,8 @@ class Config:
 
 
 def smoke() -> Config:
-    return Config(hidden=32, width=32, graph_batch_size=256, graph_epochs=15, size=8, latent=8, tokenizer_epochs=100, heads=2, head_width=16, layers=1,
-                  dropout=0.0, max_history=10, batch_size=256, epochs=20, look_every=5,
+    return Config(hidden=32, width=32, graph_batch_size=256, graph_epochs=15, size=8, latent=8, tokenizer_epochs=100, heads=2,
+                  head_width=16, layers=1, dropout=0.0, max_history=10, batch_size=256, epochs=20, look_every=5,
                   graph_optimization=replace(ADAM, learning_rate=1e-2), optimization=Optimization(learning_rate=5e-3, warmup=20))
 
 
