@@ -81,7 +81,7 @@ class Config:
     batch_size: int = 3000
     is_by_user: bool = False
     epochs: int = 60
-    look_every: int = 2
+    look_every: int = 1
     patience: int = 10
     beams: int = 20
     graph_optimization: Optimization = replace(ADAM, weight_decay=1e-6, precision="bf16")
