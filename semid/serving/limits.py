@@ -38,7 +38,7 @@ class Limits:
     """items added, changed or removed by one request (422)"""
     max_batch: int = 16
     """questions that are decoded together"""
-    max_waiting: int = 32
+    max_waiting: int = 16
     """requests under way; one more is answered 429"""
     max_rate: float = 1_000
     """requests a second of one address, on average over two (429); 0: any"""

@@ -8,6 +8,7 @@ run folder again; if that fails the log says why and the old model stays.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -50,6 +51,8 @@ def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None
     for each in filter(None, (engine, beside)):
         warm(each)
     service = Service(engine, open_store(store), limits=limits, metrics=Metrics(), folder=folder, beside=beside)
+    gc.collect()
+    gc.freeze()  # the model and its catalogue stay: to look through them again stops all requests for a fifth of a second
     config = uvicorn.Config(create_app(service, Guard(key)), http=impatient(limits, service.room, service.metrics), ws="none",
                             lifespan="on", log_config=logs.settings(), access_log=False, server_header=False, proxy_headers=False,
                             timeout_keep_alive=30, timeout_graceful_shutdown=FLUSH_SECONDS)
