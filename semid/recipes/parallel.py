@@ -70,7 +70,7 @@ class Config:
     layers: int = 2
     heads: int = 2
     feedforward: int = 256
-    dropout: float = 0.3
+    dropout: float = 0.4
     temperature: float = 0.3
     is_tied: bool = False
     loss: Literal["digits", "items"] = "items"
@@ -79,7 +79,7 @@ class Config:
     has_item_ids: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int = 8
+    epochs: int = 12
     patience: int = 3
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
