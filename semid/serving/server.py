@@ -51,15 +51,18 @@ def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None
     for each in filter(None, (engine, beside)):
         warm(each)
     service = Service(engine, open_store(store), limits=limits, metrics=Metrics(), folder=folder, beside=beside)
-    gc.collect()
-    gc.freeze()  # the model and its catalogue stay: to look through them again stops all requests for a fifth of a second
     config = uvicorn.Config(create_app(service, Guard(key)), http=impatient(limits, service.room, service.metrics), ws="none",
                             lifespan="on", log_config=logs.settings(), access_log=False, server_header=False, proxy_headers=False,
                             timeout_keep_alive=30, timeout_graceful_shutdown=FLUSH_SECONDS)
     address = listener.getsockname()
     name = f"[{address[0]}]" if ":" in address[0] else address[0]
     started(f"http://{'127.0.0.1' if is_loopback(host) and name == '127.0.0.1' else name}:{address[1]}")
-    Server(config, service, drain).run(sockets=[listener])
+    gc.collect()
+    gc.freeze()  # the model and its catalogue stay: to look through them again stops all requests for a fifth of a second
+    try:
+        Server(config, service, drain).run(sockets=[listener])
+    finally:
+        gc.unfreeze()
 
 
 def warm(engine: Engine) -> None:
