@@ -103,6 +103,14 @@ def slice_table(systems: dict[str, list[dict]]) -> list[str]:
     return lines
 
 
+def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
+    """What the variants for machines without a GPU were trained on."""
+    small = {name: records[0]["config"] for name, records in systems.items() if name.endswith(":causal")}
+    return ["", "Trained on what two cores allow, whole histories at a time: " + "; ".join(
+        f"{name} {config['steps']:,} steps of {config['tokens']:,} positions" for name, config in sorted(small.items()))
+        + ". Their papers train hundreds of thousands of steps on a GPU."] if small else []
+
+
 def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
     """Paired permutation tests against item-kNN, Holm-adjusted, from results/comparisons/."""
     lines = []
@@ -151,7 +159,7 @@ def results_page() -> str:
         hashes = [f"{first['test'][seen]['protocol_hash']} ({KEPT[seen]})" for seen in KEPT]
         parts += ["", f"## {title}", "", f"{about['users']:,} users, {about['items']:,} items, {about['events']:,} events; {histories}; "
                   f"protocol {', '.join(hashes)}; data {about['fingerprint']}.", "",
-                  *main_table(systems), *comparison_lines(data, protocol, seens), *slice_table(systems)]
+                  *main_table(systems), *budget_lines(systems), *comparison_lines(data, protocol, seens), *slice_table(systems)]
         if shuffled is None:
             parts += published_table(data)
     return "\n".join(parts)
