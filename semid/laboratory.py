@@ -141,8 +141,8 @@ def check_way(way: str, settings: Mapping[str, object] | None) -> tuple[Callable
     module, config = configure(way, settings)
     makes = getattr(module, "coder", None)
     if makes is None:
-        raise ConfigError(f"recipe {way!r} makes no codes of its own; want recipes that do, such as {', '.join(WAYS[:3])}, or published "
-                          f"codes: {PUBLISHED}COLUMN or {PUBLISHED}X.index.json")
+        raise ConfigError(f"recipe {way!r} ranks items directly, or names them without a tokenizer; want recipes such as "
+                          f"{', '.join(WAYS[:3])}, or published codes: {PUBLISHED}COLUMN or {PUBLISHED}X.index.json")
     return makes, config
 
 
