@@ -138,10 +138,11 @@ class TargetBatches:
         return batch
 
 
-def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterator[tuple[np.ndarray, Batch]]:
+def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384, most: int = 512) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yield (rows int64 [B], Batch without targets) over all cases, histories cut to the protocol's max_history.
 
-    Cases of like length share a batch; `rows` says which cases they are. Where a history was cut, `extra["seen"]` holds all of it;
+    tokens: places of a batch; most: its cases, since beam search keeps keys and values of every beam of each (gigabytes for TIGER's
+    shape and thousands of short histories). Cases of like length share a batch; `rows` says which cases they are. Where a history was cut, `extra["seen"]` holds all of it;
     `extra["request"]` is the time of the first target: a service knows when it is asked.
     """
     begin = np.maximum(cases.history_begin, cases.history_end - split.protocol.max_history)
@@ -149,7 +150,7 @@ def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384) -> Iterato
     order = np.argsort(length, kind="stable")
     row = 0
     while row < len(order):
-        widths = length[order[row : row + tokens]]
+        widths = length[order[row : row + most]]
         take = max(1, int((np.arange(1, len(widths) + 1) * np.maximum(widths, 1) <= tokens).sum()))
         rows = order[row : row + take]
         batch = _gather(split.events, begin[rows], cases.history_end[rows], request=cases.target_time[cases.target_offsets[rows]])
