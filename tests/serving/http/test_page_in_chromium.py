@@ -164,10 +164,10 @@ def test_the_tree_is_walked_and_opened_by_keyboard_and_mouse(browser: Chrome):
     where = lambda: browser.execute_script("return document.activeElement.dataset?.cell")
     start = where()
     ActionChains(browser).send_keys(Keys.ARROW_DOWN).perform()
-    assert where().split(",")[0] == str(int(start.split(",")[0]) + 1)
+    until(browser, lambda: where().split(",")[0] == str(int(start.split(",")[0]) + 1))
     ActionChains(browser).send_keys(Keys.ARROW_UP, Keys.ENTER).perform()
     until(browser, lambda: "".join(texts(browser, ".crumbs")).endswith(first))
-    assert focused(browser) == "crumb"
+    until(browser, lambda: focused(browser) == "crumb")
     one(browser, ".crumbs button").click()
     until(browser, lambda: texts(browser, ".crumbs") == ["All items"])
 
