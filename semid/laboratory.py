@@ -141,7 +141,7 @@ def check_way(way: str, settings: Mapping[str, object] | None) -> tuple[Callable
     module, config = configure(way, settings)
     makes = getattr(module, "coder", None)
     if makes is None:
-        raise ConfigError(f"recipe {way!r} ranks items directly, or names them without a tokenizer; want recipes such as "
+        raise ConfigError(f"recipe {way!r} doesn't say how it makes codes, if it has any; want recipes such as "
                           f"{', '.join(WAYS[:3])}, or published codes: {PUBLISHED}COLUMN or {PUBLISHED}X.index.json")
     return makes, config
 

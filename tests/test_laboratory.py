@@ -138,7 +138,7 @@ def test_the_probe_s_users_are_whole_and_as_many_as_asked_for():
 
 
 @pytest.mark.parametrize(("way", "settings", "said"), [
-    ("sasrec", {}, "recipe 'sasrec' ranks items directly, or names them without a tokenizer; want recipes such as semid:text_codes"),
+    ("sasrec", {}, "recipe 'sasrec' doesn't say how it makes codes, if it has any; want recipes such as semid:text_codes"),
     ("semid:txt_codes", {}, "did you mean 'text_codes'"),
     ("semid", {"semid": {"sice": 8}}, "unknown setting 'sice' (did you mean 'size'?)"),
     ("semid", {"probe": {"epoch": 2}}, "unknown setting 'epoch' (did you mean 'epochs'?)"),
