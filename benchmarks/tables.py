@@ -108,7 +108,7 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
     small = {name: records[0]["config"] for name, records in systems.items() if name.endswith(":causal")}
     return ["", "Trained on what two cores allow, whole histories at a time: " + "; ".join(
         f"{name} {config['steps']:,} steps of {config['tokens']:,} positions" for name, config in sorted(small.items()))
-        + ". Their papers train hundreds of thousands of steps on a GPU."] if small else []
+        + ". Their papers train hundreds of thousands of steps on a GPU. The time shown is that since an interruption."] if small else []
 
 
 def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
