@@ -110,7 +110,7 @@ class Newcomers:
     def _check_encoder(self, ids: SemanticIds, content: np.ndarray | None) -> None:
         """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""
         told = np.flatnonzero([bool(text) for text in item_texts(self.known, text_fields(self.known))])
-        rows = told[np.unique(np.linspace(0, len(told) - 1, SAMPLE).astype(np.int64))]
+        rows = told[np.unique(np.linspace(0, len(told) - 1, min(SAMPLE, len(told))).astype(np.int64))]
         sample = Catalog(IdMap(self.known.items.ids[rows]), self.known.table.take(rows),
                          {field: [column[row] for row in rows] for field, column in self.known.text.items()})
         vectors = self.encode(sample)
