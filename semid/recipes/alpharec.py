@@ -11,10 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from semid.collaborative import known_vectors
 from semid.objectives.pairs import PairContrast
 from semid.recipes.lightgcn import ADAM, Pairing, finished, saved_graph, smoke_pairing, train, training_graph
 from semid.recipes.tiger import with_content
@@ -57,13 +55,6 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     model = AlphaRec(training_graph(data.train), torch.from_numpy(content), hidden=config.hidden, width=config.width,
                      layers=config.layers)
     return train(GraphScorer(model), PairContrast(config.temperature), config.pairing, data, job, scale=SCALE, stage="alpharec")
-
-
-def item_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
-    """Train, and return float32 [N, width], unit rows, zeros where nobody took an item: a view for a tokenizer."""
-    scorer = run(config, data, job).scorer
-    assert isinstance(scorer, GraphScorer)
-    return known_vectors(scorer, data.train)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:

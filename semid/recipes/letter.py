@@ -32,7 +32,6 @@ from semid.recipes.tiger import Config as Tiger
 from semid.recipes.tiger import smoke as tiger_smoke
 from semid.recommenders import CodeRecommender
 from semid.scorers.item_knn import spectral_vectors
-from semid.scorers.sasrec import SASRec
 from semid.tokenizers.collisions import next_free, sinkhorn
 from semid.tokenizers.letter import Letter
 from semid.tokenizers.rqvae import RQVAE
@@ -124,12 +123,10 @@ def collaborative_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
     if config.cf == "spectral":
         return spectral_vectors(data.train, dim=width)
     if config.cf == "lightgcn":
-        return lightgcn.item_vectors(replace(config.lightgcn, width=width), data, job)
+        return known_vectors(lightgcn.run(replace(config.lightgcn, width=width), data, job), data.train)
     if config.cf != "sasrec":
         return data.catalog.view(config.cf)
-    scorer = sasrec.run(replace(config.sasrec, width=width), data, job).scorer
-    assert isinstance(scorer, SASRec)
-    return known_vectors(scorer, data.train)
+    return known_vectors(sasrec.run(replace(config.sasrec, width=width), data, job), data.train)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

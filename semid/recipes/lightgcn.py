@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semid.collaborative import known_vectors
 from semid.data.pairs import PairBatches
 from semid.nn.graph import BipartiteGraph
 from semid.objectives.pairs import BPR
@@ -68,13 +67,6 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     torch.manual_seed(job.seed)
     model = LightGCN(training_graph(data.train), width=config.width, layers=config.layers)
     return train(GraphScorer(model), BPR(config.regularisation), config.pairing, data, job, scale=SCALE, stage="lightgcn")
-
-
-def item_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
-    """Train, and return float32 [N, width], zeros where nobody took an item: a view for a tokenizer, from training rows only."""
-    scorer = run(config, data, job).scorer
-    assert isinstance(scorer, GraphScorer)
-    return known_vectors(scorer, data.train)
 
 
 def train(model: GraphScorer, objective: Objective, pairing: Pairing, data: Split, job: Job, *, scale: str,

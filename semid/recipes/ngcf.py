@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from semid.collaborative import known_vectors
 from semid.objectives.pairs import BPR
 from semid.recipes.lightgcn import ADAM, SCALE, Pairing, finished, saved_graph, smoke_pairing, train, training_graph
 from semid.recommenders import ItemRecommender, load_tensors
@@ -43,13 +41,6 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     torch.manual_seed(job.seed)
     model = NGCF(training_graph(data.train), width=config.width, layers=config.layers, dropout=config.dropout)
     return train(GraphScorer(model), BPR(config.regularisation), config.pairing, data, job, scale=SCALE, stage="ngcf")
-
-
-def item_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
-    """Train, and return float32 [N, (layers + 1) width], zeros where nobody took an item: a view for a tokenizer."""
-    scorer = run(config, data, job).scorer
-    assert isinstance(scorer, GraphScorer)
-    return known_vectors(scorer, data.train)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from semid.collaborative import known_vectors
 from semid.data.batch import history_batch
 from semid.nn.graph import BipartiteGraph
 from semid.objectives.pairs import BPR, PairContrast
@@ -191,7 +192,7 @@ def test_vectors_for_tokenizers_are_zero_where_nobody_took_an_item():
     lone = int(world.train.item[0])
     rare = world.train.take(world.train.item != lone)
     config = lightgcn.Config(width=8, pairing=replace(lightgcn.smoke_pairing(), epochs=1))
-    vectors = lightgcn.item_vectors(config, replace(world, train=rare), Job())
+    vectors = known_vectors(lightgcn.run(config, replace(world, train=rare), Job()), rare)
     assert vectors.shape == (40, 8)
     assert not vectors[lone].any()
     assert (np.delete(np.abs(vectors).sum(1), lone) > 0).all()
