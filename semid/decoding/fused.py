@@ -13,8 +13,7 @@ Axes as in `step`.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
@@ -25,6 +24,7 @@ from torch import Tensor
 from semid.decoding import step
 from semid.decoding.normalise import Normalise
 from semid.decoding.step import Frontier, Limits
+from semid.nn.loop import loop
 from semid.protocols import Generator
 from semid.tree import CodeTree, Constraint
 from semid.types import Batch
@@ -39,16 +39,6 @@ class Paths(NamedTuple):
 
     node: np.ndarray
     logp: np.ndarray
-
-
-def _compiled(function: Callable) -> Callable:
-    """Compile on first use, with what it calls; keep the machine code on disk, in memory alone if no folder can be written."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither __pycache__ nor the user's cache folder: numba refuses when it decorates
-        logging.getLogger(__name__).warning("no writable folder for compiled code: decoding compiles anew in each process "
-                                            "(seconds); set NUMBA_CACHE_DIR to a writable folder")
-        return numba.njit(nogil=True)(function)
 
 
 @numba.njit
@@ -168,7 +158,7 @@ def _has_unseen(node, begin, cum, seen, row, lo, hi):
     return count > hi - lo or count > _lower_bound(seen, row, lo, hi, end) - _lower_bound(seen, row, lo, hi, start)
 
 
-@_compiled
+@loop()
 def _expand(code, first, begin, order, cum, seen, logp, place, over_children, weight, node, parent, out_node, out_logp, out_row):
     """Fill out_node and out_logp [B, J], out_row [B * J].
 
@@ -262,7 +252,7 @@ def expand(tree: CodeTree, level: int, logits: Tensor, beams: Paths, width: int,
     return Paths(node, score), row
 
 
-@_compiled
+@loop()
 def _feed(code, begin, over_children, node, logp, parent, slot, num_states, out_place, out_code, out_row):
     """Decide which beams to step: node [B, J] reached from beams parent [B * J] whose states, num_states of them, stand in slot
     [B * K] (empty: in order).
@@ -314,7 +304,7 @@ def search(generator: Generator, batch: Batch, tree: CodeTree, widths: Sequence[
     return Frontier(torch.from_numpy(paths.node), torch.from_numpy(paths.logp))
 
 
-@_compiled
+@loop()
 def _descend(code, first, order, wanted, items, node):
     """Replace each node of the level above, node int64 [M], by its child with the code wanted [M] (which it has).
 
@@ -341,7 +331,7 @@ def position_of(tree: CodeTree, items: Tensor) -> Tensor:
     return torch.from_numpy(node)
 
 
-@_compiled
+@loop()
 def _settle(position, items, cum, num_items):
     """Turn position [B, s] into the rising positions of what `items` [B, s] names and is allowed, once each; N pads right."""
     rows, width = position.shape

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from semid.decoding.ranking import top_items
 from semid.nn.digit_sum import digit_sum
+from semid.nn.loop import loop
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def graph_search(values: Tensor, codes: Tensor, graph: ItemGraph, *, k: int, all
     return value, found.gather(1, best.clamp_min(0)).masked_fill(best < 0, -1)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop()
 def _search(values, codes, width, neighbour, start, beams, steps, allowed, hidden, found, score):
     """Write the items visited, and their scores, into found and score [B, C]; -inf for those not to be listed."""
     for row in range(len(values)):

@@ -14,6 +14,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from semid.nn.loop import loop
+
 EPS = 1e-5  # of torch's layer norm
 ROWS = 64  # of a product's left side that stay in the cache
 LOOSE = {"reassoc", "contract", "nsz"}
@@ -162,7 +164,7 @@ def _block(x, block, heads, start):
     return x + _linear(hidden, narrow)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop()
 def read(item, time, length, codes, content, offset, code_table, item_table, gap_table, position_table, scale, blocks, norm, heads):
     """Return float32 [B, D]: the user after the last of each history's items; that of an empty one has read a zero vector.
 
@@ -197,7 +199,7 @@ def read(item, time, length, codes, content, offset, code_table, item_table, gap
     return users
 
 
-@numba.njit(cache=True, nogil=True)
+@loop()
 def enter(code, first, table, node, codes, prefix):
     """Let every beam choose a code: move node int64 [R] to that child and add the code's vector to prefix [R, D], both in place.
 
@@ -216,7 +218,7 @@ def enter(code, first, table, node, codes, prefix):
         prefix[row] += table[codes[row]]
 
 
-@numba.njit(cache=True, nogil=True)
+@loop()
 def choose(code, first, node, user, owner, prefix, width, wide, narrow, norm, shared_table, own_table):
     """Return float32 [R, width]: logits of the children of node int64 [R], -inf for codes no child has.
 

@@ -5,13 +5,13 @@ Axes: N points, D width, K clusters.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from semid.errors import DataError
 from semid.nn.kmeans import kmeans
+from semid.nn.loop import loop
 from semid.nn.quantize import squared_distances
 
 
@@ -40,7 +40,7 @@ def balanced_kmeans(points: Tensor, size: int, *, low: int, high: int, iteration
     return centroids, cluster
 
 
-@numba.njit(cache=True)
+@loop()
 def assign_within(cost: np.ndarray, low: int, high: int) -> np.ndarray:
     """Return int64 [N], a column for each row of cost float [N, K]: the least total cost where each column gets low..high rows.
 
@@ -100,7 +100,7 @@ def assign_within(cost: np.ndarray, low: int, high: int) -> np.ndarray:
                 _offer(cost, row, column_of[row], edge, mover)
 
 
-@numba.njit(cache=True)
+@loop()
 def _offer(cost: np.ndarray, row: int, column: int, edge: np.ndarray, mover: np.ndarray) -> None:
     """Let a row of `column` lower the cost of the moves away from it."""
     for other in range(cost.shape[1]):

@@ -5,10 +5,11 @@ Axes: B rows, N items, L digits, V codes of the widest digit.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from semid.nn.loop import loop
 
 
 def digit_sum(values: Tensor, codes: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class _DigitSum(torch.autograd.Function):
         return out, None
 
 
-@numba.njit(cache=True, nogil=True)
+@loop()
 def _forward(values, codes, width, out):
     """values [B, L V], codes [N, L] -> out [B, N]."""
     for row in range(len(values)):
@@ -57,7 +58,7 @@ def _forward(values, codes, width, out):
             out[row, item] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@loop()
 def _backward(grad, codes, width, out):
     """grad [B, N], codes [N, L] -> out [B, L V], zeros before."""
     for row in range(len(grad)):

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
+from semid.nn.loop import loop
 
 EPS = 1e-6  # of every norm
 BUCKETS = 129
@@ -304,7 +304,7 @@ def _buckets(bucket: Tensor | None) -> np.ndarray:
     return np.empty((0, 0, 0), np.uint8) if bucket is None else bucket.numpy()
 
 
-@numba.njit(cache=True, fastmath=True)
+@loop(fastmath=True)
 def _add_bias(score, distance, clock, bucket, lo):
     for g in range(score.shape[0]):
         for h in range(score.shape[1]):
@@ -321,7 +321,7 @@ def _add_bias(score, distance, clock, bucket, lo):
                 row[last + 1 :] = 0
 
 
-@numba.njit(cache=True, fastmath=True)
+@loop(fastmath=True)
 def _slopes(score, sigmoid, slope, bucket, lo, grad_distance, grad_clock):
     """In place: score -> SiLU(score); slope, the gradient of SiLU -> that of the score; its sums over the bias tables are added."""
     total = np.empty(score.shape[3], dtype=np.float32)  # over heads, which share the tables
@@ -352,7 +352,7 @@ def _slopes(score, sigmoid, slope, bucket, lo, grad_distance, grad_clock):
                     grad_clock[here] += run
 
 
-@numba.njit(cache=True)
+@loop()
 def _time_buckets(asked, time, edges, out):
     """out[b, q, k] = how many edges are <= the gap; the walk from one key's bucket to the next is short, as times rise."""
     for b in range(len(asked)):

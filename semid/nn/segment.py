@@ -5,10 +5,11 @@ Axes: M rows, D width, N table rows, T = sum of the runs' lengths.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from semid.nn.loop import loop
 
 
 def segment_dot(hidden: Tensor, table: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-@numba.njit(cache=True, fastmath=True)
+@loop(fastmath=True)
 def _forward(hidden, table, lo, hi, out):
     t = 0
     for m in range(len(lo)):
@@ -68,7 +69,7 @@ def _forward(hidden, table, lo, hi, out):
             t += 1
 
 
-@numba.njit(cache=True, fastmath=True)
+@loop(fastmath=True)
 def _backward(hidden, table, lo, hi, grad, grad_hidden, grad_table):
     t = 0
     for m in range(len(lo)):

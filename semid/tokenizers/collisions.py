@@ -23,11 +23,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import torch
 
 from semid.errors import DataError
+from semid.nn.loop import loop
 from semid.nn.quantize import sinkhorn_plan
 from semid.tokenizers.groups import colliding_groups, group_sizes, groups
 from semid.types import SemanticIds
@@ -178,7 +178,7 @@ def collision_report(before: SemanticIds, after: SemanticIds, distances: np.ndar
     }
 
 
-@numba.njit(cache=True)
+@loop()
 def assign_rows(cost: np.ndarray) -> np.ndarray:
     """Return int64 [G], a different column for each row, with the least total cost. cost float64 [G, V], G <= V. O(G^2 V).
 

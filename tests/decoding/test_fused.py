@@ -1,25 +1,7 @@
-import logging
-
-import numba
 import pytest
 import torch
 
 from semid.decoding import fused
-
-
-def test_without_a_writable_folder_the_code_is_compiled_in_memory(monkeypatch, caplog):
-    compile_ = numba.njit
-
-    def no_folder(*, nogil, cache=False):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile_(nogil=nogil)
-
-    monkeypatch.setattr(numba, "njit", no_folder)
-    with caplog.at_level(logging.WARNING):
-        double = fused._compiled(lambda x: 2 * x)
-    assert double(21) == 42
-    assert "NUMBA_CACHE_DIR" in caplog.text
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 500])
