@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -56,6 +57,12 @@ def one(browser: Chrome, selector: str):
     return browser.find_element(By.CSS_SELECTOR, selector)
 
 
+def click(browser: Chrome, selector: str) -> None:
+    """Click what is found; again when it moved away or was replaced between being found and being hit, for then nothing was clicked."""
+    moving = (ElementClickInterceptedException, StaleElementReferenceException)
+    WebDriverWait(browser, 20, ignored_exceptions=moving).until(lambda _: one(browser, selector).click() is None)
+
+
 def texts(browser: Chrome, selector: str) -> list[str]:
     """All at once, so that a list that is replaced meanwhile is no failure."""
     return browser.execute_script("return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)", selector)
@@ -76,15 +83,15 @@ def focused(browser: Chrome) -> str:
 def test_a_click_adds_an_item_and_the_list_changes_without_a_new_page(browser: Chrome):
     browser.execute_script("window.stays = true")
     before = titles(browser)
-    one(browser, "#add-1-1").click()
+    click(browser, "#add-1-1")
     until(browser, lambda: len(history(browser)) == 1)
     assert history(browser) == [before[0].split(" ", 1)[1]]
     assert titles(browser) != before
-    one(browser, "#add-1-2").click()
+    click(browser, "#add-1-2")
     until(browser, lambda: len(history(browser)) == 2)
     assert browser.execute_script("return window.stays") is True
     assert browser.current_url.count("h=") == 2
-    one(browser, "#drop-0").click()
+    click(browser, "#drop-0")
     until(browser, lambda: len(history(browser)) == 1)
     browser.back()
     until(browser, lambda: len(history(browser)) == 2)
@@ -105,7 +112,7 @@ def test_a_user_is_typed_with_completion_and_their_history_is_shown(browser: Chr
     until(browser, lambda: browser.execute_script(completions)[:1] == ["u14"])
     field.send_keys(Keys.ENTER)
     until(browser, lambda: texts(browser, ".history li") and "empty" not in texts(browser, ".history li")[0])
-    one(browser, "#add-1-1").click()
+    click(browser, "#add-1-1")
     until(browser, lambda: len(history(browser)) == 1)
     field.clear()
     field.send_keys("u15", Keys.ENTER)
@@ -114,7 +121,7 @@ def test_a_user_is_typed_with_completion_and_their_history_is_shown(browser: Chr
 
 
 def test_sliders_change_the_list_by_keyboard(browser: Chrome):
-    one(browser, "#add-1-1").click()
+    click(browser, "#add-1-1")
     until(browser, lambda: len(history(browser)) == 1)
     one(browser, "#k").send_keys(Keys.ARROW_LEFT * 6)
     until(browser, lambda: len(titles(browser)) == 4)
@@ -146,14 +153,14 @@ def test_the_filter_completes_columns_and_values_and_narrows_the_list(browser: C
 
 
 def test_why_opens_under_the_card_lights_the_path_and_closes(browser: Chrome):
-    one(browser, "#add-1-1").click()
+    click(browser, "#add-1-1")
     until(browser, lambda: len(history(browser)) == 1)
-    one(browser, "#why-2").click()
+    click(browser, "#why-2")
     until(browser, lambda: "Path down the code tree" in "".join(texts(browser, ".card.told h4")))
     until(browser, lambda: len(texts(browser, '#tree [data-lit="chosen"]')) >= 1)
     assert one(browser, "#why-2").get_attribute("aria-expanded") == "true"
     assert focused(browser) == "why-2"
-    one(browser, "#why-2").click()
+    click(browser, "#why-2")
     until(browser, lambda: texts(browser, ".why") == [])
 
 
@@ -168,7 +175,7 @@ def test_the_tree_is_walked_and_opened_by_keyboard_and_mouse(browser: Chrome):
     ActionChains(browser).send_keys(Keys.ARROW_UP, Keys.ENTER).perform()
     until(browser, lambda: "".join(texts(browser, ".crumbs")).endswith(first))
     until(browser, lambda: focused(browser) == "crumb")
-    one(browser, ".crumbs button").click()
+    click(browser, ".crumbs button")
     until(browser, lambda: texts(browser, ".crumbs") == ["All items"])
 
 
@@ -196,11 +203,11 @@ def test_an_answer_without_the_server_is_a_sentence(browser: Chrome):
     network = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     browser.execute_cdp_cmd("Network.emulateNetworkConditions", network)
     try:
-        one(browser, "#add-1-1").click()
+        click(browser, "#add-1-1")
         until(browser, lambda: "does not answer" in one(browser, "#trouble").text)
     finally:
         browser.execute_cdp_cmd("Network.emulateNetworkConditions", network | {"offline": False})
-    one(browser, "#add-1-1").click()
+    click(browser, "#add-1-1")
     until(browser, lambda: len(history(browser)) == 1 and not one(browser, "#trouble").is_displayed())
     browser.get_log("browser")  # the failure that was wanted
 
@@ -224,5 +231,5 @@ def test_without_scripts_forms_still_work(address: str):
     with browsing() as browser:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         browser.get(f"{address}/?h=i6")
-        one(browser, "#add-1-1").click()
+        click(browser, "#add-1-1")
         until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".history .added")) == 2)
