@@ -3,7 +3,8 @@
     python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3] [--shuffle-ties 0]
 
 FOLDER holds one folder a data set (interactions.parquet, items.parquet). Every run leaves one JSON in results/runs; the paired
-tests go to results/comparisons/ once all systems of the call are there. Then `make docs` writes the tables.
+tests, of all against item_knn and of all against sasrec (or what --against names), go to results/comparisons/ once all systems of the
+call are there. Then `make docs` writes the tables.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import time
 from pathlib import Path
 
 import semid
-from semid.comparison import compare
+from semid.comparison import compare, tabulate
+from semid.files import write_json
 from semid.training.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shuffle-ties", type=int, default=None)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--against", nargs="+", default=None, help="systems of the call that all are tested against")
     parser.add_argument("--set", action="append", default=[], metavar="SYSTEM.SETTING=VALUE", help="change a setting of one system")
     args = parser.parse_args(argv)
     settings: dict[str, dict[str, object]] = {}
@@ -40,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
         path, value = text.split("=", 1)
         system, setting = path.split(".", 1)
         settings.setdefault(system, {})[setting] = value
+    references = args.against or [system for system in ("item_knn", "sasrec") if system in args.systems] or args.systems[:1]
+    if unknown := set(references) - {part for system in args.systems for part in (system, system.partition(":")[0])}:
+        parser.error(f"--against: want systems of this call, got {', '.join(sorted(unknown))}")
     for name in args.sets:
         protocol = semid.Protocol(max_history=50, shuffle_ties=args.shuffle_ties)
         if name in UNORDERED:
@@ -54,8 +60,12 @@ def main(argv: list[str] | None = None) -> None:
 
             return Log(args.out / f"{name}.{protocol.hash}.{recipe}.{seed}.jsonl", view)
 
-        compare(args.systems, split, seeds=args.seeds, out=args.out / f"{name}.{protocol.hash}", results=args.results, name=name,
-                baselines=False, settings=settings, log=log)
+        table = compare(args.systems, split, seeds=args.seeds, out=args.out / f"{name}.{protocol.hash}", results=args.results, name=name,
+                        baselines=False, settings=settings, log=log)
+        for against in references:
+            for seen in table.comparisons:
+                path = args.results / "comparisons" / f"{name}.{protocol.hash}.{against.replace(':', '-')}.{seen}.json"
+                write_json(path, tabulate(table.entries, seen, against).to_dict())
 
 
 if __name__ == "__main__":

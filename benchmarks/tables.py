@@ -112,13 +112,13 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
 
 
 def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
-    """Paired permutation tests against item-kNN, Holm-adjusted, from results/comparisons/."""
+    """Paired permutation tests, Holm-adjusted, against each reference in results/comparisons/."""
     lines = []
-    for seen in seens:
-        path = RESULTS / "comparisons" / f"{data}.{protocol}.{seen}.json"
-        if not path.exists():
-            continue
+    for path in sorted((RESULTS / "comparisons").glob(f"{data}.{protocol}.*.json")):
         table = json.loads(path.read_text())
+        seen = path.name.split(".")[-2]
+        if seen not in seens:
+            continue
         ndcg = {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}
         base = ndcg.pop(table["reference"])["mean"]
         said = [f"{name} {value['mean'] / base - 1:+.1%} (p {p_text(value['p_adjusted'])})" for name, value in ndcg.items()]

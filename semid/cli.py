@@ -237,8 +237,9 @@ def evaluate(run: RunFolder, /, *, protocol: Annotated[str | None, arg(metavar="
 
 def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (), /, *, data: flags.Events, out: Path,
             reading: flags.Reading = flags.AS_GUESSED, splitting: flags.Splitting = flags.LEAVE_ONE_OUT,
-            set: flags.SettingsOfOne = (), codes: bool = False, seeds: int = 1, no_baselines: bool = False, name: str | None = None,
-            results: Path | None = None, device: flags.Device = "auto", json: bool = False, quiet: bool = False) -> int:
+            set: flags.SettingsOfOne = (), codes: bool = False, seeds: int = 1, no_baselines: bool = False, against: str | None = None,
+            name: str | None = None, results: Path | None = None, device: flags.Device = "auto", json: bool = False,
+            quiet: bool = False) -> int:
     """Train recipes and the baselines (popularity, item_knn, ease, sasrec) under one protocol; print one table.
 
     Finished runs in OUT are kept, so the same command goes on after an interruption. Writes OUT/comparison.json and
@@ -264,6 +265,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
         codes: compare ways of making codes
         seeds: runs of each recipe that has chance in it; with 1 the table says so
         no_baselines: only the recipes named
+        against: the system that p-values compare the others with, by default item_knn
         name: of the data set, by default that of the file
         results: folder for one JSON a run
         device: auto takes a GPU where there is one
@@ -277,7 +279,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
 
     say = Voice(json)
     if codes:
-        _want_codes_alone(seeds, no_baselines, results)
+        _want_codes_alone(seeds, no_baselines, against, results)
         return _compare_codes(say, recipes, data, out, reading, splitting, set, name, device, quiet)
     if seeds < 1:
         raise ConfigError(f"--seeds: want 1 or more, got {seeds}")
@@ -291,7 +293,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
     name = name or Path(data).name.split(".")[0]
     with say.progress(quiet) as progress:
         table = compare_recipes(recipes, split, seeds=seeds, out=out, name=name, settings=settings, results=results,
-                                baselines=not no_baselines, device=device, log=_logs(out, progress))
+                                baselines=not no_baselines, against=against, device=device, log=_logs(out, progress))
     page = _write_comparison(table, out, name)
     for seen in table.comparisons:
         say.show(*views.comparison(table, seen, wide=say.is_wide))
@@ -597,9 +599,10 @@ def _read_and_split(say: Voice, data: str, reading: flags.Reading, protocol: Pro
     return split
 
 
-def _want_codes_alone(seeds: int, no_baselines: bool, results: Path | None) -> None:
+def _want_codes_alone(seeds: int, no_baselines: bool, against: str | None, results: Path | None) -> None:
     """Raise `ConfigError` for flags of `compare` that say nothing about codes."""
-    for flag, is_given in (("--seeds", seeds != 1), ("--no-baselines", no_baselines), ("--results", results is not None)):
+    for flag, is_given in (("--seeds", seeds != 1), ("--no-baselines", no_baselines), ("--against", against is not None),
+                           ("--results", results is not None)):
         if is_given:
             raise ConfigError(f"compare --codes: {flag} is for trained recipes; want it left out: ways of making codes are measured once, "
                               "without baselines")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from semid.data.batch import history_batch
+from semid.errors import ConfigError, did_you_mean
 from semid.evaluation.compare import Comparison, compare_runs
 from semid.evaluation.evaluate import Evaluation
 from semid.files import write_json
@@ -60,15 +61,19 @@ class Table:
 
 def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Path, protocol: Protocol | None = None,
             settings: Mapping[str, Mapping[str, object]] | None = None, results: str | Path | None = None, name: str = "data",
-            baselines: bool = True, device: str = "auto", log: Callable[[str, int], Log] | None = None) -> Table:
+            baselines: bool = True, against: str | None = None, device: str = "auto",
+            log: Callable[[str, int], Log] | None = None) -> Table:
     """Train and measure `recipes` (and the baselines) with seeds 0..seeds-1; recipes without chance run once.
 
     data: a data set from `semid.read`, or a `Split`. settings: {recipe: {setting: value}}. name: the data set's, for the
-    result files. p-values are against item-kNN where it is in the table.
+    result files. against: the system that the others are tested against, by default item-kNN where it is in the table.
     """
     split = data if isinstance(data, Split) else data.split(protocol or Protocol())
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *recipes]))
     settings = settings or {}
+    known = {*names, *(recipe.partition(":")[0] for recipe in names)}  # a fused system is shown beside its generator
+    if against is not None and against not in known:
+        raise ConfigError(f"compare: unknown system {against!r} to test against{did_you_mean(against, known)}; want one of {names}")
     for recipe in names:
         configure(recipe, settings.get(recipe))  # a misspelt name fails before hours of training
     entries: dict[tuple[str, int], Entry] = {}
@@ -82,11 +87,7 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
                 if results is not None:
                     save_result(Path(results) / "runs", name, entry)
     rows = tuple(entries.values())
-    table = Table(rows, {seen: tabulate(rows, seen) for seen in ("keep", "remove")})
-    if results is not None:
-        for seen, comparison in table.comparisons.items():
-            write_json(Path(results) / "comparisons" / f"{name}.{split.protocol.hash}.{seen}.json", comparison.to_dict())
-    return table
+    return Table(rows, {seen: tabulate(rows, seen, against) for seen in ("keep", "remove")})
 
 
 def run_folder(out: str | Path, recipe: str, seed: int) -> Path:
@@ -119,12 +120,12 @@ def time_requests(recommender: Any, split: Split, *, requests: int = 100, k: int
     return np.array(took[10:]) * 1000
 
 
-def tabulate(entries: Sequence[Entry], seen: str) -> Comparison:
-    """Return the comparison of all entries; the reference is item-kNN where present, else the first row."""
+def tabulate(entries: Sequence[Entry], seen: str, against: str | None = None) -> Comparison:
+    """Return the comparison of all entries with `against`, by default item-kNN where present, else the first row."""
     rows: dict[str, list[Evaluation]] = {}
     for entry in entries:
         rows.setdefault(entry.name, []).append(entry.evaluations[seen])
-    return compare_runs(list(rows.items()), reference="item_knn" if "item_knn" in rows else None, metrics=METRICS)
+    return compare_runs(list(rows.items()), reference=against or ("item_knn" if "item_knn" in rows else None), metrics=METRICS)
 
 
 def save_result(folder: Path, data: str, entry: Entry) -> Path:

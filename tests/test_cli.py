@@ -255,6 +255,10 @@ def test_compare_goes_on_where_it_stopped_and_prints_both_tables(toy: Path, tmp_
     assert rows[0]["metrics"]["ndcg@10"].keys() == {"mean", "low", "high", "sd", "p", "p_adjusted"}
     assert json.loads((tmp_path / "comparison.json").read_text())["comparisons"] == found["comparisons"]
     assert Path(found["report"]).read_text().startswith("<!DOCTYPE html>")
+    assert cli.main([*command, "--json", "--against", "popularity"]) == 0
+    rows = json.loads(capsys.readouterr().out)["comparisons"]["keep"]["rows"]
+    assert [row["metrics"]["ndcg@10"]["p"] is None for row in rows] == [True, False]
+    assert "did you mean 'popularity'?" in refused(capsys, *command, "--against", "popularty")
 
 
 def test_recipes_are_listed_without_importing_them(capsys: pytest.CaptureFixture):
