@@ -331,7 +331,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     _want_one(user, history)
     opened = Engine.open(run, engine=engine)
     past = _past(opened, user, history)
-    request = Request(past.item_ids, past.times, k=k, where=where, exclude=tuple(flags.listed(exclude)), seen=seen)
+    request = Request(past.item_ids, past.times, k=k, where=where, exclude=tuple(flags.listed(exclude)), seen=seen, user=user)
     [answer] = opened.recommend([request])
     if answer.error is not None:
         raise answer.error
@@ -370,7 +370,7 @@ def explain(run: RunFolder, /, *, item: Annotated[str, arg(metavar="ID")], user:
     _want_one(user, history)
     opened = Engine.open(run)
     past = _past(opened, user, history)
-    found = opened.explain(Request(past.item_ids, past.times), item)
+    found = opened.explain(Request(past.item_ids, past.times, user=user), item)
     say.show(*views.explanation(found))
     say.result(asdict(found))
     return 0

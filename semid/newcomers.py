@@ -35,7 +35,8 @@ class Newcomers:
     """tokenizer: as the run learnt it. view: an item's content, what the generator and the tokenizer read of it, the text vectors first;
     width: F. text: which text vectors, see `with_text_view`. behaviour: {view: width} of what new items don't have yet, one or none; see
     `_expected`. free: codes [n, L] from (the ids that are taken, the tokenizer's codes, its distances), such as
-    `collisions.nearest_free_code`. known: the run's catalogue. is_checked: whether the encoder at hand is known to be the run's.
+    `collisions.nearest_free_code`. known: the run's catalogue; kept: float32 [N, F], its content as the generator has it, None where it
+    has none. is_checked: whether the encoder at hand is known to be the run's.
     """
 
     tokenizer: Tokenizer
@@ -45,6 +46,7 @@ class Newcomers:
     behaviour: dict[str, int]
     free: Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
     known: Catalog
+    kept: np.ndarray | None = None
     is_checked: Event = field(default_factory=Event)
 
     @property
@@ -58,28 +60,32 @@ class Newcomers:
         if self.content_width <= 0:
             raise RunError("the codes of this run come from behaviour alone, which new items don't have; want a run trained on items "
                            "with text, or train again with the new items")
-        return text_encoder(self.text).for_new(self.known)
+        return text_encoder(self.text).for_new(self.known, self._kept_text)
+
+    @property
+    def _kept_text(self) -> np.ndarray | None:
+        return None if self.kept is None else np.ascontiguousarray(self.kept[:, : self.content_width])
 
     @property
     def _text_view(self) -> str:
         return self.view if isinstance(self.view, str) else self.view[0]
 
-    def prepare(self, ids: SemanticIds, content: np.ndarray | None) -> None:
+    def prepare(self, ids: SemanticIds) -> None:
         """Do once what the first new item would wait for: the encoder, and whether it is the run's. Arguments and errors of `place`."""
         if not self.is_checked.is_set():
-            self._check_encoder(ids, content)
+            self._check_encoder(ids)
             self.is_checked.set()
 
-    def place(self, new: Catalog, ids: SemanticIds, content: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def place(self, new: Catalog, ids: SemanticIds) -> tuple[np.ndarray, np.ndarray]:
         """Return (codes [n, L], the content float32 [n, F]).
 
         new: items with the text fields of the run, or with a view "text" of vectors. ids: all codes so far, the run's own items
-        first; content: float32 [N, F] as the generator has it of these, or None. Raises `DataError` where an item has nothing to
+        first. Raises `DataError` where an item has nothing to
         encode or no free code is near, `RunError` where the encoder at hand is another than the run's.
         """
         name = self._text_view
         if name not in new.views:
-            self.prepare(ids, content)
+            self.prepare(ids)
             mute = [id_ for id_, text in zip(new.items.ids.tolist(), item_texts(new, text_fields(self.known)), strict=True) if not text]
             if mute:
                 raise DataError(f"new item {mute[0]!r}{f' and {len(mute) - 1} more' if len(mute) > 1 else ''}: no text to encode; "
@@ -88,8 +94,8 @@ class Newcomers:
         if (got := new.view(name).shape[1]) != self.content_width:
             raise DataError(f"view {name!r} of the new items: want width {self.content_width} as in training, got {got}")
         if self.behaviour:
-            assert content is not None, "a generator whose codes hold behaviour keeps it as content"
-            new = new.with_view(*self._expected(new.view(name), content[: len(self.known)]))
+            assert self.kept is not None, "a generator whose codes hold behaviour keeps it as content"
+            new = new.with_view(*self._expected(new.view(name), self.kept))
         wanted = self.tokenizer.assign(new).codes
         return self.free(ids, wanted, self.tokenizer.distances(new, wanted)), composed(new, self.view)
 
@@ -107,15 +113,15 @@ class Newcomers:
             mean[row] = near.clamp_min(0) @ past[item]
         return name, torch.nn.functional.normalize(mean, dim=1).numpy()
 
-    def _check_encoder(self, ids: SemanticIds, content: np.ndarray | None) -> None:
+    def _check_encoder(self, ids: SemanticIds) -> None:
         """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""
         told = np.flatnonzero([bool(text) for text in item_texts(self.known, text_fields(self.known))])
         rows = told[np.unique(np.linspace(0, len(told) - 1, min(SAMPLE, len(told))).astype(np.int64))]
         sample = Catalog(IdMap(self.known.items.ids[rows]), self.known.table.take(rows),
                          {field: [column[row] for row in rows] for field, column in self.known.text.items()})
         vectors = self.encode(sample)
-        if content is not None:
-            kept = content[rows, : self.content_width]
+        if self._kept_text is not None:
+            kept = self._kept_text[rows]
             same = kept.shape == vectors.shape and float((kept * vectors).sum(1).mean()) > 0.98
         else:
             kept = ids.codes[rows, 0]

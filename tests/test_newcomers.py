@@ -27,7 +27,7 @@ def test_a_new_item_gets_the_codes_of_its_twin_and_all_the_content_that_the_gene
     found = semid.newcomers(run.config, run.catalog, run.folder)
     assert found is not None
     twin = Catalog(IdMap(["new"]), data.catalog.table.slice(5, 1), {}, {"text": data.catalog.view("text")[5:6]})
-    codes, vectors = found.place(twin, run.recommender.ids, content)
+    codes, vectors = found.place(twin, run.recommender.ids)
     assert vectors.shape == (1, content.shape[1])
     np.testing.assert_allclose(vectors[0, :16], content[5, :16], atol=1e-5)
     if changes.get("code_views") == ("text",):

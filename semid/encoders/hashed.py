@@ -107,12 +107,19 @@ class Hashed:
         warn_empty(texts)
         return text_vectors(texts, self.dim)
 
-    def for_new(self, known: Catalog) -> Callable[[Catalog], np.ndarray]:
-        """Return a function that encodes further items in the space of `encode(known)`: new rows times its axes."""
+    def for_new(self, known: Catalog, kept: np.ndarray | None = None) -> Callable[[Catalog], np.ndarray]:
+        """Return a function that encodes further items in the space of `encode(known)`: new rows times its axes.
+
+        kept: float32 [N, dim], what `encode(known)` gave when the catalogue was first encoded. Equal singular values leave the axes free
+        to turn, and another number of threads turns them; they are turned back to agree with `kept` (orthogonal Procrustes).
+        """
         fields = text_fields(known) if self.fields is None else self.fields
         texts = item_texts(known, fields)
         matrix = tf_idf(texts)
         scaled = principal(matrix, self.dim)  # U S, so A' (U S) = V S^2
         axes = torch.sparse.mm(matrix.t(), scaled) / scaled.square().sum(0).clamp_min(1e-12)  # [H', dim]
+        if kept is not None and kept.shape == scaled.shape:
+            left, _, right = torch.linalg.svd(F.normalize(scaled, dim=1).t() @ torch.from_numpy(kept))
+            axes = axes @ (left @ right)
         frequency = document_frequency(texts)
         return lambda new: F.normalize(torch.sparse.mm(tf_idf(item_texts(new, fields), frequency, len(texts)), axes), dim=1).numpy()

@@ -135,8 +135,8 @@ class Text:
         key = fingerprint("text", self._identity(), self.max_tokens, self.dtype, texts)
         return cached(key, lambda: self._encode(texts), self.cache or cache_folder(), rows=len(texts))
 
-    def for_new(self, known: Catalog) -> Callable[[Catalog], np.ndarray]:
-        """Return a function that encodes further items as `encode(known)` did those; it keeps the model, and no file."""
+    def for_new(self, known: Catalog, kept: np.ndarray | None = None) -> Callable[[Catalog], np.ndarray]:
+        """Return a function that encodes further items as `encode(known)` did those; it keeps the model, and no file. kept: not read."""
         fields = text_fields(known) if self.fields is None else self.fields
         loaded = self._loaded()
         return lambda new: self._encode(item_texts(new, fields), loaded)

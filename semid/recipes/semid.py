@@ -259,10 +259,10 @@ def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | Non
     if config.codes:
         return None  # whoever made them knows how
     tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer].load(folder / "tokenizer.safetensors")
-    width = load_tensors(folder / "generator.safetensors")["input.content"].shape[1]
-    behaviour = min(config.cf_dim, len(catalog))
+    content = load_tensors(folder / "generator.safetensors")["input.content"].numpy()
+    width, behaviour = content.shape[1], min(config.cf_dim, len(catalog))
     return Newcomers(tokenizer, VIEWS if width > behaviour else ("cf",), width, text=config.text, behaviour={"cf": behaviour},
-                     free=nearest_free_code, known=catalog)
+                     free=nearest_free_code, known=catalog, kept=content)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fusion:

@@ -68,7 +68,7 @@ def impatient(limits: Limits, room: Room, metrics: Metrics) -> type[HttpToolsPro
         def on_headers_complete(self) -> None:
             self.in_head = False
             is_idle = self.cycle is None or self.cycle.response_complete
-            self.is_turned_away = room.is_full and is_idle and not self.url.startswith(watching)
+            self.is_turned_away = is_idle and not self.url.startswith(watching) and room.refuses()
             if self.is_turned_away:
                 turned_away_count.inc()
                 self.transport.write(turned_away(room))

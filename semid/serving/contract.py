@@ -68,6 +68,7 @@ class Request:
     k: in [1, MAX_K]. where: condition over the catalogue's columns (semid/data/where.py). exclude: ids never shown; unknown ones
     are ignored. include_only: the only ids that may be shown; unknown ones are ignored; None = all.
     seen: whether items of the history may come again; auto: only where users take items again.
+    user: whose history it is, for models that learnt a vector for each user of their data; None or unknown = anybody.
     beams: width of the search, None as the run was configured; generators only.
     """
 
@@ -79,6 +80,7 @@ class Request:
     exclude: tuple[str, ...] = ()
     include_only: tuple[str, ...] | None = None
     seen: Literal["auto", "keep", "remove"] = "auto"
+    user: str | None = None
     beams: int | None = None
     rules: Rules = Rules()
 

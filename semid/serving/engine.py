@@ -133,7 +133,7 @@ class Engine:
         serving = self._serving
         asked = self._understand(serving.snapshot, replace(request, k=1, where=None, include_only=None, exclude=(), rules=Rules()))
         row = serving.snapshot.catalog.items.row(item_id, "item")
-        return explain(serving.snapshot, serving.recommender, asked.rows, asked.request.times, row, hidden=asked.hidden)
+        return explain(serving.snapshot, serving.recommender, asked.rows, asked.request, row, hidden=asked.hidden)
 
     def history(self, user: str) -> History:
         """Return what a user of the run's own data took. Raises `UnknownId`."""
@@ -189,8 +189,7 @@ class Engine:
         """Do now what the first `add` would wait for: load the text encoder and see that it is the run's. Raises as `add` does."""
         snapshot = self.snapshot
         if snapshot.newcomers is not None and snapshot.codes is not None:
-            content = snapshot.kept_content
-            snapshot.newcomers.prepare(snapshot.codes.ids, None if content is None else content.numpy())
+            snapshot.newcomers.prepare(snapshot.codes.ids)
 
     def add(self, items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None) -> Change:
         """Make new items recommendable: encode them, give them free codes, merge them into the tree. All of them or none.
@@ -210,8 +209,7 @@ class Engine:
             if known := [id_ for id_ in new.items.ids.tolist() if id_ in snapshot.catalog.items]:
                 raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more' if len(known) > 1 else ''} are in the "
                                 "catalogue already; leave them out, or change their attributes with update")
-            content = snapshot.kept_content
-            codes, vectors = snapshot.newcomers.place(new, snapshot.codes.ids, None if content is None else content.numpy())
+            codes, vectors = snapshot.newcomers.place(new, snapshot.codes.ids)
             return self._change("add", incoming.add_entry(new, codes, vectors), len(new))
 
     def update(self, items: Any, *, item_id: str | None = None) -> Change:
@@ -343,7 +341,8 @@ class _Serving:
     def batch(self, group: Sequence[Asked]) -> Batch:
         """The histories, what is hidden from each, and states of those that were read before."""
         times = [np.zeros(len(a.rows), np.int64) if a.request.times is None else np.asarray(a.request.times, np.int64) for a in group]
-        batch = history_batch([asked.rows for asked in group], times, max_history=self.snapshot.run.split.protocol.max_history)
+        users = self.snapshot.user_rows([asked.request.user for asked in group])
+        batch = history_batch([asked.rows for asked in group], times, users, max_history=self.snapshot.run.split.protocol.max_history)
         hidden = np.full((len(group), max(len(asked.hidden) for asked in group)), -1, np.int64)
         for row, asked in enumerate(group):
             hidden[row, : len(asked.hidden)] = asked.hidden

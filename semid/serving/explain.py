@@ -12,7 +12,7 @@ from semid.data.batch import history_batch
 from semid.decoding.normalise import log_probabilities
 from semid.errors import ConfigError
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
-from semid.serving.contract import Explanation, Influence, Level
+from semid.serving.contract import Explanation, Influence, Level, Request
 from semid.serving.snapshot import Snapshot
 from semid.types import Batch
 
@@ -25,8 +25,8 @@ TITLES = 5
 
 @torch.no_grad()
 def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, rows: np.ndarray,
-            times: tuple[int, ...] | None, item: int, *, hidden: np.ndarray) -> Explanation:
-    """Explain item row `item` for a history of item rows int64 [S]. hidden: int64, items that its list leaves out.
+            request: Request, item: int, *, hidden: np.ndarray) -> Explanation:
+    """Explain item row `item` for the history of a request, whose item rows are int64 [S]. hidden: int64, items that its list leaves out.
 
     Leave-one-out: the history is read S times more, without one of the items a model reads. Raises `ConfigError` for an empty
     history, which has nothing to explain.
@@ -34,9 +34,10 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
     if not len(rows):
         raise ConfigError("explain: want a history of at least one item, got none; without one the most popular items are shown")
     limit = snapshot.run.split.protocol.max_history
-    time = np.zeros(len(rows), np.int64) if times is None else np.asarray(times, np.int64)
+    time = np.zeros(len(rows), np.int64) if request.times is None else np.asarray(request.times, np.int64)
+    user = snapshot.user_rows([request.user])
     rows, time = rows[-limit:], time[-limit:]
-    whole = history_batch([rows], [time], max_history=limit)
+    whole = history_batch([rows], [time], user, max_history=limit)
     code = recommender.first if isinstance(recommender, Fusion) else recommender
     listed = _list(recommender, whole, hidden, min(RANKED, len(snapshot)))
     place = np.flatnonzero(listed.item[0] == item)
@@ -46,7 +47,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
         item_id=str(snapshot.catalog.items.ids[item]), title=snapshot.catalog.titles[item], score=score, scale=listed.scale,
         rank=int(place[0]) + 1 if len(place) else None,
         path=_path(snapshot, code, whole, item) if isinstance(code, CodeRecommender) else (),
-        history=_influences(snapshot, recommender, rows, time, item, score),
+        history=_influences(snapshot, recommender, rows, time, user, item, score),
         content=tuple(snapshot.near(item, TITLES, "content")) if snapshot.content is not None else (),
         together=tuple(snapshot.near(item, TITLES, "together")),
         note="; ".join(_notes(snapshot, rows, item, hidden)))
@@ -87,12 +88,12 @@ def _path(snapshot: Snapshot, code: CodeRecommender, batch: Batch, item: int) ->
 
 
 def _influences(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, rows: np.ndarray, time: np.ndarray,
-                item: int, score: float) -> tuple[Influence, ...]:
+                user: np.ndarray, item: int, score: float) -> tuple[Influence, ...]:
     """What the score loses without each history item, the greatest change first."""
     if len(rows) < 2:
         return ()
     without = history_batch([np.delete(rows, place) for place in range(len(rows))],
-                            [np.delete(time, place) for place in range(len(rows))], max_history=len(rows))
+                            [np.delete(time, place) for place in range(len(rows))], user.repeat(len(rows)), max_history=len(rows))
     effect = score - recommender.score_items(without, torch.full((len(rows), 1), item))[:, 0].numpy()
     ids, titles = snapshot.catalog.items.ids, snapshot.catalog.titles
     return tuple(Influence(str(ids[rows[place]]), titles[rows[place]], int(place), float(effect[place]))

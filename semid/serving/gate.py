@@ -33,7 +33,7 @@ ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store
 
 
 def busy(room: Room) -> str:
-    return f"the server is busy: {room.most:,} requests are under way; send this again in a second"
+    return f"the server is busy: {room.taken:,} requests are under way; send this again in a second"
 
 
 class Refusal(Exception):
@@ -95,7 +95,7 @@ class Gate:
         self._check_room()
 
     def _check_room(self) -> None:
-        if self.room.is_full:
+        if self.room.refuses():
             raise Refusal(429, busy(self.room), "busy", {"Retry-After": "1"})
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sized
@@ -69,14 +70,24 @@ class Limits:
 
 
 class Room:
-    """How many requests are under way, of one event loop."""
+    """How many requests are under way, of one event loop.
 
-    def __init__(self, most: int):
-        self.most, self.taken = most, 0
+    most: when nothing was refused lately, so that a burst is let in; for `CALM` seconds after a refusal half of it, so that those
+    let in during a flood wait half as long.
+    """
 
-    @property
-    def is_full(self) -> bool:
-        return self.taken >= self.most
+    CALM = 1.0
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
+        self.most, self.taken, self._clock, self._calm = most, 0, clock, -math.inf
+
+    def refuses(self) -> bool:
+        """Whether there is no room for one more, who is then sent away."""
+        now = self._clock()
+        if self.taken < (self.most if now >= self._calm else (self.most + 1) // 2):
+            return False
+        self._calm = now + self.CALM
+        return True
 
 
 REMEMBERED = 10_000

@@ -213,7 +213,8 @@ class Page:
         history = (*past.items, *wanted.added)[-limit:]
         times = None if past.times is None or not wanted.user else (*past.times, *(int(time.time()) for _ in wanted.added))[-limit:]
         service.check(messages.Ask(history=list(history), k=wanted.k, beams=wanted.beams, where=wanted.where))
-        request = contract.Request(history, times, unknown="skip", k=wanted.k, where=wanted.where, beams=wanted.beams)
+        request = contract.Request(history, times, unknown="skip", k=wanted.k, where=wanted.where, user=wanted.user,
+                                   beams=wanted.beams)
         lists = [await self._shown(engine, request, wanted.diversity, service.answer)]
         if not past.is_known:
             lists[0] = replace(lists[0], notes=(f"user {wanted.user!r} has no events yet", *lists[0].notes))

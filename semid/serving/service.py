@@ -85,7 +85,7 @@ class Service:
         request = contract.Request(
             history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip", k=ask.k, where=ask.where,
             exclude=tuple(ask.exclude), include_only=None if ask.include_only is None else tuple(ask.include_only), seen=ask.seen,
-            beams=ask.beams, rules=contract.Rules(**ask.rules.model_dump()))
+            user=ask.user, beams=ask.beams, rules=contract.Rules(**ask.rules.model_dump()))
         answer = await self.answer(request)
         items = [messages.Recommended(item_id=item, title=title, score=score)
                  for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
@@ -114,7 +114,8 @@ class Service:
         self.check(ask)
         self.check_items("item", [item])
         past = await self.past(ask)
-        request = contract.Request(history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip")
+        request = contract.Request(history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip",
+                                   user=ask.user)
         return await self._why(request, item)
 
     async def _why(self, request: contract.Request, item: str) -> messages.Why:

@@ -95,6 +95,11 @@ class Snapshot:
         generator = None if self.codes is None else self.codes.generator
         return generator.input.content if isinstance(generator, TwoLevel) else None
 
+    def user_rows(self, ids: Sequence[str | None]) -> np.ndarray:
+        """Return int64 [len(ids)]: rows of users of the run's data; -1 for the unknown and None."""
+        users = self.run.split.source.users
+        return np.array([-1 if id_ is None else users.rows([id_])[0] for id_ in ids], np.int64)
+
     @cached_property
     def most_popular(self) -> np.ndarray:
         """int64 [N]: item rows, the most taken first, ties to the lower row."""

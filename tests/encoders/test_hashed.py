@@ -57,3 +57,12 @@ def test_items_that_come_later_are_encoded_in_the_space_of_the_known_ones():
     vectors, later = encoder.encode(catalog(texts)), encoder.for_new(catalog(texts))
     assert np.allclose(later(catalog(texts[:9])), vectors[:9], atol=1e-4)
     assert not later(catalog(["words never seen"])).any()
+
+
+def test_axes_that_may_turn_are_turned_to_those_the_vectors_were_made_with():
+    texts = [f"{colour} {thing}" for colour in ("red", "blue", "green", "grey") for thing in ("chair", "table", "lamp", "rug")]
+    encoder = Hashed(dim=8)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0].astype(np.float32)
+    kept = encoder.encode(catalog(texts)) @ turn
+    later = encoder.for_new(catalog(texts), kept)
+    assert np.allclose(later(catalog(texts[:5])), kept[:5], atol=1e-3)

@@ -261,3 +261,18 @@ def test_history_of_a_known_user_is_oldest_first(engine):
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(SemidError, match="not a run folder"):
         Engine.open(tmp_path)
+
+
+def test_a_model_that_knows_users_is_told_whose_history_it_is(tmp_path: Path):
+    run = world.train("lightgcn", tmp_path / "run", {"width": 8})
+    engine = Engine(run)
+    past = engine.history("u3")
+    known, anybody, new = (replace(Request(past.item_ids, past.times, k=5), user=user) for user in ("u3", None, "nobody"))
+    direct = run.recommend(user="u3", k=5)
+    found = one(engine, known)
+    assert list(found.item_ids) == [each["item_id"] for each in direct]
+    np.testing.assert_allclose(found.scores, [each["score"] for each in direct], rtol=1e-5)
+    assert one(engine, new).scores == one(engine, anybody).scores
+    assert found.scores != one(engine, anybody).scores
+    item = found.item_ids[0]
+    assert math.isclose(engine.explain(known, item).score, found.scores[0], rel_tol=1e-5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from semid.errors import ConfigError
-from semid.serving.limits import REMEMBERED, Limits, OverLimit, Rate
+from semid.serving.limits import REMEMBERED, Limits, OverLimit, Rate, Room
 from semid.serving.security import Guard, check_bind, find_key, is_foreign, is_loopback
 
 KEY = "k" * 24
@@ -110,3 +110,22 @@ def test_the_documentation_names_every_limit_with_its_default():
         flag = f"`--{field.name.replace('_', '-')}`"
         [row] = [row for row in rows if flag in row]
         assert f"{field.default:,}".removesuffix(".0") in row, row
+
+
+def test_a_burst_fills_the_room_and_a_flood_half_of_it_until_a_second_without_refusal():
+    now = [0.0]
+    room = Room(4, lambda: now[0])
+    room.taken = 3
+    assert not room.refuses()
+    room.taken = 4
+    assert room.refuses()
+    room.taken = 2
+    assert room.refuses()
+    room.taken = 1
+    assert not room.refuses()
+    room.taken, now[0] = 3, 0.9
+    assert room.refuses()
+    now[0] = 1.89
+    assert room.refuses()
+    now[0] = 2.9
+    assert not room.refuses()
