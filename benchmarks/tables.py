@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasrec", "tiger",
          "tiger:causal", "grid", "grid:causal", "mmgrec", "parallel", "semid", "semid:fusion")
-METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "ml-1m", "tiktok")
+CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product")
+"""Of semid's variants those that change the codes alone, as `:two_level` of other recipes and p5 do."""
+PLAIN_CODES = "semid:text_codes"
 KEPT = {"keep": "kept", "remove": "removed"}
 BEGIN, END = "<!-- {} from results/: run `make docs` -->", "<!-- end of {} -->"
 
@@ -34,6 +36,10 @@ def runs() -> dict[tuple[str, str], dict[str, list[dict]]]:
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def changes_codes(name: str) -> bool:
+    return name in CODES or ":two_level" in name or name.partition(":")[0] == "p5"
 
 
 def score(records: list[dict], seen: str, metric: str) -> float:
@@ -111,18 +117,45 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
         + ". Their papers train hundreds of thousands of steps on a GPU. The time shown is that since an interruption."] if small else []
 
 
-def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
-    """Paired permutation tests, Holm-adjusted, against each reference in results/comparisons/."""
-    lines = []
+def comparisons(data: str, protocol: str, seens: tuple[str, ...]) -> list[tuple[str, str, dict[str, dict]]]:
+    """Return (reference, seen, {system: its N@10}) of results/comparisons/."""
+    found = []
     for path in sorted((RESULTS / "comparisons").glob(f"{data}.{protocol}.*.json")):
-        table = json.loads(path.read_text())
-        seen = path.name.split(".")[-2]
-        if seen not in seens:
+        table, seen = json.loads(path.read_text()), path.name.split(".")[-2]
+        if seen in seens:
+            found.append((table["reference"], seen, {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}))
+    return found
+
+
+def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
+    """Paired permutation tests, Holm-adjusted, against each reference that is a system of its own."""
+    lines = []
+    for reference, seen, ndcg in comparisons(data, protocol, seens):
+        if changes_codes(reference):
             continue
-        ndcg = {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}
-        base = ndcg.pop(table["reference"])["mean"]
+        base = ndcg.pop(reference)["mean"]
         said = [f"{name} {value['mean'] / base - 1:+.1%} (p {p_text(value['p_adjusted'])})" for name, value in ndcg.items()]
-        lines += ["", f"N@10 against {table['reference']}, seen items {KEPT[seen]}, paired permutation, Holm: " + "; ".join(said) + "."]
+        lines += ["", f"N@10 against {reference}, seen items {KEPT[seen]}, paired permutation, Holm: " + "; ".join(said) + "."]
+    return lines
+
+
+def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> list[str]:
+    """What the tokenizer alone changes: the same generator, inputs and policy for equal codes, other codes."""
+    if not any(changes_codes(name) for name in systems):
+        return []
+    tested = {seen: ndcg for reference, seen, ndcg in comparisons(data, protocol, tuple(KEPT)) if reference == PLAIN_CODES}
+    lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{PLAIN_CODES}`, "
+             "residual k-means on text (paired permutation, Holm). Names of `p5` are read alone, without texts and behaviour.", "",
+             "| codes | R@10 kept | N@10 kept | p | R@10 removed | N@10 removed | p | seeds | train, CPU |", "|---" * 9 + "|"]
+    rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
+    for name in sorted(rows, key=lambda name: -score(rows[name], "remove", "ndcg@10")):
+        cells = []
+        for seen in KEPT:
+            p = tested.get(seen, {}).get(name, {}).get("p_adjusted")
+            best = {metric: max(score(records, seen, metric) for records in rows.values()) for metric in ("recall@10", "ndcg@10")}
+            cells += [*(cell(rows[name], seen, metric, top) for metric, top in best.items()), "" if p is None else p_text(p)]
+        seconds = mean([r["cpu_seconds"] for r in rows[name]])
+        lines.append(f"| {name} | " + " | ".join([*cells, str(len(rows[name])), span(seconds)]) + " |")
     return lines
 
 
@@ -157,12 +190,78 @@ def results_page() -> str:
         histories = "no order, the split of its source, all training items as history" if without_order(systems) else \
             f"history up to {first['protocol']['max_history']}"
         hashes = [f"{first['test'][seen]['protocol_hash']} ({KEPT[seen]})" for seen in KEPT]
+        named = {name: records for name, records in systems.items() if not changes_codes(name)}
         parts += ["", f"## {title}", "", f"{about['users']:,} users, {about['items']:,} items, {about['events']:,} events; {histories}; "
                   f"protocol {', '.join(hashes)}; data {about['fingerprint']}.", "",
-                  *main_table(systems), *budget_lines(systems), *comparison_lines(data, protocol, seens), *slice_table(systems)]
+                  *main_table(named), *budget_lines(named), *comparison_lines(data, protocol, seens), *slice_table(named),
+                  *codes_lines(data, protocol, systems)]
         if shuffled is None:
             parts += published_table(data)
     return "\n".join(parts)
+
+
+def laboratory_page() -> str:
+    """Every way of making codes that results/codes/ holds, and what they say of claims in papers."""
+    heads = ("codes", "probe N@10", "p", "share codes before policy", "level 1 used as if evenly", "content neighbours",
+             "behaviour neighbours", "same category", "left of content", "left of behaviour", "seconds")
+    parts = []
+    for path in sorted((RESULTS / "codes").glob("*.json")):
+        found = json.loads(path.read_text())
+        ways, ground = {way["name"]: way for way in found["ways"]}, found["ground"]
+        parts += ["", f"### {path.stem}", "", f"{ground['items']:,} items; two of them are of one category with chance "
+                  f"{short(ground['chance_purity'])}. The probe reads validation; p against the best, paired permutation, Holm. "
+                  f"Neighbours: the share of an item's {ground['neighbours']} nearest under its first code.", "",
+                  "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for way in sorted(ways.values(), key=lambda way: -way["probe"]["mean"]):
+            level, probe = way["levels"][0], way["probe"]
+            cells = [interval(probe), "" if probe["p"] is None else p_text(probe["p"]), short(way["collisions"]["colliding_share_before"]),
+                     f"{level['perplexity']:.0f} of {level['size']}", short(way["agreement"]["content"][0]),
+                     short(way["agreement"]["behaviour"][0]), short(way["purity"][0]), short(way["error"]["content"]),
+                     short(way["error"]["behaviour"]), "" if way["seconds"] is None else span(way["seconds"])]
+            parts.append(f"| {way['name']} | " + " | ".join(cells) + " |")
+        parts += ["", "What papers claim, on these data:", "", *claims(ways)]
+    return "\n".join(parts[1:])
+
+
+MEASURED = (
+    ("LETTER's diversity loss evens out the use of the first level", "letter:two_level", "letter:two_level_no_diversity",
+     lambda way: way["levels"][0]["perplexity"]),
+    ("LETTER's collaborative loss brings neighbours by behaviour under one first code", "letter:two_level", "letter:two_level_no_cf",
+     lambda way: way["agreement"]["behaviour"][0]))
+PROBED = (
+    ("contrast beats squared error (CoST)", "cost:two_level", "cost:two_level_mse"),
+    ("the collaborative loss helps (LETTER)", "letter:two_level", "letter:two_level_no_cf"),
+    ("the diversity loss helps (LETTER)", "letter:two_level", "letter:two_level_no_diversity"),
+    ("content and behaviour together beat content", "semid", "semid:text_codes"),
+    ("content and behaviour together beat behaviour", "semid", "semid:cf_codes"))
+"""(claim, the way that is said to be better, the other)."""
+
+
+def claims(ways: dict[str, dict]) -> list[str]:
+    """Each claim with its numbers."""
+    lines = []
+    for text, one, other, number in MEASURED:
+        if {one, other} <= ways.keys():
+            a, b = number(ways[one]), number(ways[other])
+            lines.append(f"- {text}: {'confirmed' if a > b else 'not confirmed'}, {a:.3g} with it, {b:.3g} without.")
+    for text, one, other in PROBED:
+        if {one, other} <= ways.keys():
+            a, b = ways[one]["probe"], ways[other]["probe"]
+            lines.append(f"- {text}: {verdict(a, b)}, probe N@10 {interval(a)} for `{one}`, {interval(b)} for `{other}`.")
+    return lines
+
+
+def verdict(a: dict, b: dict) -> str:
+    """By the paired test where one of the two is the best, which all are tested against; else by intervals, which is stricter."""
+    p = b["p"] if a["p"] is None else a["p"] if b["p"] is None else None
+    is_chance = a["low"] <= b["high"] and b["low"] <= a["high"] if p is None else p >= 0.05
+    if is_chance:
+        return "not confirmed, the difference may be chance"
+    return "confirmed" if a["mean"] > b["mean"] else "the opposite was found"
+
+
+def interval(mean: dict) -> str:
+    return f"{short(mean['mean'])} ({short(mean['low'])} to {short(mean['high'])})"
 
 
 def readme_table() -> str:
@@ -171,6 +270,7 @@ def readme_table() -> str:
     if not found:
         return "No results yet."
     (data, _), systems = found[0]
+    systems = {name: records for name, records in systems.items() if not changes_codes(name)}
     return "\n".join([f"{data}, leave-one-out, full ranking, test:", "", *main_table(systems)])
 
 
@@ -190,7 +290,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if something would change")
     args = parser.parse_args(argv)
     changed = 0
-    for path, name, body in ((ROOT / "README.md", "results", readme_table()), (ROOT / "docs" / "results.md", "results", results_page())):
+    for path, name, body in ((ROOT / "README.md", "results", readme_table()), (ROOT / "docs" / "results.md", "results", results_page()),
+                             (ROOT / "docs" / "laboratory.md", "laboratory", laboratory_page())):
         before, after = fill(path, name, body)
         changed += before != after
         if before != after and not args.check:
