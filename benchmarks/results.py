@@ -1,6 +1,6 @@
 """Produce results/: train and measure the systems on the benchmark data sets. Interrupted runs go on where they stopped.
 
-    python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3] [--shuffle-ties 0]
+    python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3] [--shuffle-ties 0] [--max-history 50]
 
 FOLDER holds one folder a data set (interactions.parquet, items.parquet). Every run leaves one JSON in results/runs; the paired
 tests, of all against item_knn and of all against sasrec (or what --against names), go to results/comparisons/ once all systems of the
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--shuffle-ties", type=int, default=None)
+    parser.add_argument("--max-history", type=int, default=50, help="items read at most")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--against", nargs="+", default=None, help="systems of the call that all are tested against")
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := set(references) - {part for system in args.systems for part in (system, system.partition(":")[0])}:
         parser.error(f"--against: want systems of this call, got {', '.join(sorted(unknown))}")
     for name in args.sets:
-        protocol = semid.Protocol(max_history=50, shuffle_ties=args.shuffle_ties)
+        protocol = semid.Protocol(max_history=args.max_history, shuffle_ties=args.shuffle_ties)
         if name in UNORDERED:
             protocol = semid.Protocol(max_history=1000, seen="remove")
         split = semid.read(args.data / name, order="file" if name in UNORDERED else "time").split(protocol)
