@@ -1,6 +1,7 @@
 """Produce results/: train and measure the systems on the benchmark data sets. Interrupted runs go on where they stopped.
 
-    python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3] [--shuffle-ties 0] [--max-history 50]
+    python benchmarks/results.py --data FOLDER [--sets amazon-beauty ...] [--systems semid:fusion ...] [--seeds 3]
+        [--shuffle-ties 0] [--max-history 50]
 
 FOLDER holds one folder a data set (interactions.parquet, items.parquet). Every run leaves one JSON in results/runs; the paired
 tests, of all against item_knn and of all against sasrec (or what --against names), go to results/comparisons/ once all systems of the
