@@ -417,7 +417,7 @@ def update(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEMS")], it
 
 def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,...|FILE")], item_id: flags.Column = None,
            json: bool = False) -> int:
-    """Take items out of the catalogue: they are never recommended again, and stay in the histories that hold them.
+    """Take items out of the catalogue: they are not recommended until `semid restore`, and stay in the histories that hold them.
 
     All of them or none; written to RUN/changes, the trained files stay as they are.
 
@@ -429,11 +429,28 @@ def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,..
         item_id: id column of the table
         json: print JSON instead of tables
     """
-    from semid.data.read import read_items
     from semid.serving.engine import Engine
 
-    ids = read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) else flags.listed(items)
-    return _tell_change(Engine.open(run).remove(ids), "removed", json)
+    return _tell_change(Engine.open(run).remove(_ids_of(items, item_id)), "removed", json)
+
+
+def restore(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,...|FILE")], item_id: flags.Column = None,
+            json: bool = False) -> int:
+    """Recommend removed items again, under their old codes.
+
+    All of them or none; written to RUN/changes, the trained files stay as they are.
+
+    JSON: {"kind", "count", "items", "version"}.
+
+    Args:
+        run: run folder
+        items: item ids, or a file: a table that holds them
+        item_id: id column of the table
+        json: print JSON instead of tables
+    """
+    from semid.serving.engine import Engine
+
+    return _tell_change(Engine.open(run).restore(_ids_of(items, item_id)), "restored", json)
 
 
 def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, json: bool = False) -> int:
@@ -566,7 +583,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
 
 VERBS: dict[str, Callable[..., int]] = {
     "demo": demo, "data check": data_check, "train": train, "evaluate": evaluate, "compare": compare, "recommend": recommend,
-    "explain": explain, "codes": codes, "add": add, "update": update, "remove": remove,
+    "explain": explain, "codes": codes, "add": add, "update": update, "remove": remove, "restore": restore,
     "serve": serve, "recipes": recipes, "doctor": doctor}
 
 DEMO: dict[str, dict[str, object]] = {
@@ -655,6 +672,13 @@ def _past(engine: Engine, user: str | None, history: str | None) -> History:
     from semid.serving.contract import History
 
     return History(tuple(flags.listed(history)), None) if user is None else engine.history(user)
+
+
+def _ids_of(items: str, item_id: str | None) -> list[str]:
+    """Return item ids that were listed, or those of a table."""
+    from semid.data.read import read_items
+
+    return read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) else list(flags.listed(items))
 
 
 def _tell_change(done: Change, what: str, json: bool) -> int:

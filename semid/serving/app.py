@@ -99,6 +99,10 @@ def changes(app: FastAPI, service: Service) -> None:
     async def remove(body: Ids, request: Request) -> messages.Changed:
         return _changed(await service.remove(body.item_ids), request)
 
+    @app.post("/items/restore", summary="Show removed items again")
+    async def restore(body: Ids, request: Request) -> messages.Changed:
+        return _changed(await service.restore(body.item_ids), request)
+
     @app.post("/reload", summary="Read the run folder again, as it is now, and answer from it")
     async def reload(request: Request) -> messages.Changed:
         await service.reload()

@@ -7,7 +7,7 @@ The HTTP service, the page and the command line speak to `Engine` in these alone
     similar(item_id, k, by="content" | "codes" | "together") -> [Neighbour]
     explain(request, item_id) -> Explanation
     history(user) -> History                  of a user in the run's own data
-    add(table) / update(table) / remove(ids) -> Change
+    add(table) / update(table) / remove(ids) / restore(ids) -> Change
     prepare()                                 load what the first add would wait for
     columns() -> [Column]                     what `where` may ask
     item(item_id) -> dict                     title and attributes
@@ -181,9 +181,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Change:
-    """What add, update or remove did. count: items touched; items: in the catalogue afterwards; version: of the new snapshot."""
+    """What add, update, remove or restore did. count: items touched; items: in the catalogue afterwards; version: of the new snapshot."""
 
-    kind: Literal["add", "update", "remove"]
+    kind: Literal["add", "update", "remove", "restore"]
     count: int
     items: int
     version: int

@@ -50,6 +50,7 @@ def examples(service: Service) -> tuple[dict[tuple[str, str], Any], dict[str, An
         ("post", "/items"): {"items": [{"item_id": new, "title": "A new item"}]},
         ("patch", "/items"): {"items": [{"item_id": item, "title": service.engine.item(item)["title"]}]},
         ("post", "/items/remove"): {"item_ids": [new]},
+        ("post", "/items/restore"): {"item_ids": [item]},
     }
     return bodies, {"item_id": item, "item": ids[-1], "history": ids[:1], "k": 5, "by": "content"}
 

@@ -208,7 +208,8 @@ class Engine:
             new = incoming.read_new(items, snapshot.run.catalog, item_id=item_id, views=views)
             if known := [id_ for id_ in new.items.ids.tolist() if id_ in snapshot.catalog.items]:
                 raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more' if len(known) > 1 else ''} are in the "
-                                "catalogue already; leave them out, or change their attributes with update")
+                                "catalogue already; leave them out, change their attributes with update, or show removed ones again with "
+                                "restore")
             codes, vectors = snapshot.newcomers.place(new, snapshot.codes.ids)
             return self._change("add", incoming.add_entry(new, codes, vectors), len(new))
 
@@ -225,14 +226,22 @@ class Engine:
             return self._change("update", table.append_column(incoming.ID, pa.array(given.items.ids.tolist(), pa.string())), len(rows))
 
     def remove(self, item_ids: Sequence[str]) -> Change:
-        """Never show these items again; they stay in histories. Raises `UnknownId` for one that isn't known, and removes none."""
+        """Don't show these items until they are restored; they stay in histories. Raises `UnknownId` for one that isn't known, and
+        removes none."""
+        return self._change_alive("remove", item_ids)
+
+    def restore(self, item_ids: Sequence[str]) -> Change:
+        """Show removed items again, as they were, under their old codes. Raises as `remove` does, and restores none then."""
+        return self._change_alive("restore", item_ids)
+
+    def _change_alive(self, kind: Literal["remove", "restore"], item_ids: Sequence[str]) -> Change:
         with self._changing:
             ids = list(dict.fromkeys(map(str, item_ids)))
             if not ids:
-                raise DataError("remove: want one item id or more, got none")
+                raise DataError(f"{kind}: want one item id or more, got none")
             for id_ in ids:
                 self.snapshot.catalog.items.row(id_, "item")
-            return self._change("remove", pa.table({incoming.ID: pa.array(ids, pa.string())}), len(ids))
+            return self._change(kind, pa.table({incoming.ID: pa.array(ids, pa.string())}), len(ids))
 
     def swap(self, run_folder: str | Path) -> None:
         """Put another run in place, or the same one with what other processes changed. Answers under way end with the old one."""
@@ -399,7 +408,7 @@ def _applied(snapshot: Snapshot, kind: Kind, entry: pa.Table) -> Snapshot:
     rows = np.array([snapshot.catalog.items.row(id_, "item") for id_ in ids], np.int64)
     if kind == "update":
         return snapshot.updated(rows, incoming.attributes_of(entry), incoming.text_of(entry))
-    return snapshot.removed(rows)
+    return snapshot.with_alive(rows, kind == "restore")
 
 
 def _describe(name: str, column: pa.ChunkedArray) -> Column:

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from semid.errors import RunError
 
-Kind = Literal["add", "update", "remove"]
-KINDS: tuple[Kind, ...] = ("add", "update", "remove")
+Kind = Literal["add", "update", "remove", "restore"]
+KINDS: tuple[Kind, ...] = ("add", "update", "remove", "restore")
 
 
 class Journal:

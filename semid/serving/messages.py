@@ -178,7 +178,7 @@ class Changed(BaseModel):
     """The catalogue or the model after a change; every answer from now on is made with it."""
 
     trace_id: str
-    kind: Literal["add", "update", "remove", "reload"]
+    kind: Literal["add", "update", "remove", "restore", "reload"]
     count: int
     items: int
     version: int

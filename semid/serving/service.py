@@ -189,6 +189,10 @@ class Service:
         self.limits.check_size("item_ids", ids, self.limits.max_items)
         return await self._change("remove", lambda: self.engine.remove(ids))
 
+    async def restore(self, ids: list[str]) -> contract.Change:
+        self.limits.check_size("item_ids", ids, self.limits.max_items)
+        return await self._change("restore", lambda: self.engine.restore(ids))
+
     async def reload(self) -> None:
         """Read the run folder again, as it is now, and answer from it. What is under way ends with what it began with."""
         def read_again() -> None:

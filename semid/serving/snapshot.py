@@ -186,10 +186,10 @@ class Snapshot:
             texts[name] = [both[row] for row in source.tolist()]
         return replace(self._next(), catalog=replace(self.catalog, table=current.combine_chunks(), text=texts))
 
-    def removed(self, rows: np.ndarray) -> Snapshot:
-        """Return the next snapshot, without the items at `rows`. They stay in histories."""
+    def with_alive(self, rows: np.ndarray, is_alive: bool) -> Snapshot:
+        """Return the next snapshot, where the items at `rows` are shown, or never are. They stay in histories."""
         alive = self.alive.copy()
-        alive[rows] = False
+        alive[rows] = is_alive
         return replace(self._next(), alive=alive)
 
     def _next(self) -> Snapshot:

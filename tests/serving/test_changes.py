@@ -84,6 +84,22 @@ def test_removed_items_are_never_shown_but_may_be_read(copied):
     assert "i8" in shown(engine)
 
 
+def test_a_removed_item_comes_back_as_it_was(copied):
+    engine = Engine.open(copied)
+    before = shown(engine)
+    engine.add(world.items(range(60, 62)))
+    whole = shown(engine)
+    engine.remove(["i6", "i61"])
+    with pytest.raises(DataError, match="'i61'.*restore"):
+        engine.add(world.items(range(61, 62)))
+    change = engine.restore(["i61", "i6", "i6"])
+    assert (change.kind, change.count, change.items) == ("restore", 2, 62)
+    assert shown(engine) == whole != before
+    assert shown(Engine.open(copied)) == pytest.approx(whole, abs=1e-5)
+    with pytest.raises(UnknownId):
+        engine.restore(["i999"])
+
+
 def test_changed_attributes_forget_the_masks_of_predicates(copied):
     engine = Engine.open(copied)
     cheap = Request(("i6",), k=60, where="price < 1", seen="keep")

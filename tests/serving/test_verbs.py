@@ -49,6 +49,8 @@ def test_what_update_changed_rules_read_and_what_remove_took_nobody_sees(copied,
     assert told(capsys, "remove", str(copied), "--items", str(tmp_path / "gone.csv"))["count"] == 1
     assert shown() == {f"i{row}" for row in range(60)} - {"i3", "i7", "i8"}
     assert shown("--where", "price > 70") == {"i4"}
+    assert told(capsys, "restore", str(copied), "--items", "i3")["items"] == 58
+    assert shown("--where", "price > 70") == {"i3", "i4"}
 
 
 def test_int8_says_how_far_it_agrees(run_folder, capsys: pytest.CaptureFixture):
@@ -69,7 +71,7 @@ def test_serve_says_how_far_int8_agrees_before_it_listens(run_folder, monkeypatc
 @pytest.mark.parametrize("arguments", [["explain", "RUN", "--item", "nope", "--user", "u1"], ["explain", "RUN", "--item", "i1"],
                                        ["add", "RUN", "--items", "no-such-file.csv"], ["recommend", "RUN", "--user", "nobody"],
                                        ["update", "RUN", "--items", "no-such-file.csv"], ["remove", "RUN", "--items", "i1,nope"],
-                                       ["remove", "RUN", "--items", ","]])
+                                       ["remove", "RUN", "--items", ","], ["restore", "RUN", "--items", "nope"]])
 def test_mistakes_are_one_message(run_folder, arguments, capsys: pytest.CaptureFixture):
     assert cli.main([str(run_folder) if a == "RUN" else a for a in arguments]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -68,6 +68,9 @@ def test_a_new_item_is_recommendable_at_once_and_gone_when_removed(client: httpx
     assert [each["item_id"] for each in items_of(client, history=[], k=5, where="year = 1901")] == ["film-of-tomorrow"]
     assert client.post("/items/remove", json={"item_ids": ["film-of-tomorrow"]}).json()["count"] == 1
     assert items_of(client, history=[], k=5, include_only=["film-of-tomorrow"]) == []
+    assert client.post("/items/restore", json={"item_ids": ["film-of-tomorrow"]}).json()["kind"] == "restore"
+    assert len(items_of(client, history=[], k=5, include_only=["film-of-tomorrow"])) == 1
+    assert client.post("/items/remove", json={"item_ids": ["film-of-tomorrow"]}).json()["count"] == 1
 
 
 @pytest.mark.parametrize(("where", "sentence"), [
