@@ -46,21 +46,27 @@ def assign_within(cost: np.ndarray, low: int, high: int) -> np.ndarray:
 
     Exact. Every row starts at its cheapest column; then, one at a time, rows leave columns that have too many along the cheapest
     chain of moves (the shortest path between columns, an edge being the cheapest row to move), and enter those that have too few:
-    successive shortest paths of minimum-cost flow, on a graph of K nodes instead of N. Wants K low <= N <= K high.
+    successive shortest paths of minimum-cost flow, on a graph of K nodes instead of N. Wants K low <= N <= K high <= 4,096 high.
     """
     num_rows, num_columns = cost.shape
-    column_of = np.empty(num_rows, np.int64)
-    size = np.zeros(num_columns, np.int64)
     spread = 0.0
     for row in range(num_rows):
-        column_of[row] = cost[row].argmin()
-        size[column_of[row]] += 1
         spread = max(spread, float(cost[row].max() - cost[row].min()))
-    slack = 1e-12 * spread  # rounding must not look like a cycle that pays
+    # Whole numbers up to 2^40, whose sums are exact: a rounded sum may look like a cycle of moves that pays, and be followed for ever.
+    whole = np.zeros((num_rows, num_columns))
+    column_of = np.empty(num_rows, np.int64)
+    size = np.zeros(num_columns, np.int64)
+    for row in range(num_rows):
+        least = float(cost[row].min())
+        for column in range(num_columns):
+            if spread > 0:
+                whole[row, column] = np.rint((float(cost[row, column]) - least) / spread * 2.0**40)
+        column_of[row] = whole[row].argmin()
+        size[column_of[row]] += 1
     edge = np.full((num_columns, num_columns), np.inf)  # edge[a, b]: the least that moving a row from a to b costs
     mover = np.zeros((num_columns, num_columns), np.int64)  # and the row
     for row in range(num_rows):
-        _offer(cost, row, column_of[row], edge, mover)
+        _offer(whole, row, column_of[row], edge, mover)
 
     distance, came_from = np.empty(num_columns), np.empty(num_columns, np.int64)
     while True:
@@ -78,7 +84,7 @@ def assign_within(cost: np.ndarray, low: int, high: int) -> np.ndarray:
                     continue
                 is_new[a] = False
                 for b in range(num_columns):
-                    if distance[a] + edge[a, b] < distance[b] - slack:
+                    if distance[a] + edge[a, b] < distance[b]:
                         distance[b], came_from[b], is_new[b] = distance[a] + edge[a, b], a, True
         end, nearest = -1, np.inf
         for column in range(num_columns):
@@ -97,14 +103,14 @@ def assign_within(cost: np.ndarray, low: int, high: int) -> np.ndarray:
         edge[changed] = np.inf
         for row in range(num_rows):
             if changed[column_of[row]]:
-                _offer(cost, row, column_of[row], edge, mover)
+                _offer(whole, row, column_of[row], edge, mover)
 
 
 @loop()
 def _offer(cost: np.ndarray, row: int, column: int, edge: np.ndarray, mover: np.ndarray) -> None:
     """Let a row of `column` lower the cost of the moves away from it."""
     for other in range(cost.shape[1]):
-        price = float(cost[row, other]) - float(cost[row, column])
+        price = cost[row, other] - cost[row, column]
         if other != column and price < edge[column, other]:
             edge[column, other] = price
             mover[column, other] = row

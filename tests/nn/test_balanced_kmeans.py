@@ -22,6 +22,14 @@ def test_assignment_is_the_cheapest_within_the_bounds(low, high):
         assert cost[np.arange(30), got].sum() == pytest.approx(cost[rows, columns % 11].sum(), rel=1e-6)
 
 
+def test_costs_that_nearly_cancel_come_to_an_end():
+    """Twins in a full house, whose costs differ by less than a sum of floats can hold: moves in a circle neither pay nor cost."""
+    rng = np.random.default_rng(0)
+    cost = (rng.random((64, 8)) * 1e-3 + rng.random((64, 8)) * 1e-16)[rng.integers(0, 12, 64)]
+    cost[:, 1:] += rng.random((64, 7)) * 1e-15
+    assert np.bincount(assign_within(cost, 1, 8)).tolist() == [8] * 8
+
+
 def test_without_need_everybody_gets_the_cheapest():
     cost = np.random.default_rng(0).random((40, 4), np.float32)
     np.testing.assert_array_equal(assign_within(cost, 0, 40), cost.argmin(1))
