@@ -22,8 +22,9 @@ from semid.training.log import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "ml-1m")
-UNORDERED = ("tiktok",)
-"""Sets without times: the order of their rows means nothing, so histories are whole, and what a user has is not asked of him again."""
+UNORDERED = ("tiktok", "amazon-phones")
+"""Sets without times (or with some for training rows alone): the order of their rows means nothing, so histories are whole, and what a
+user has is not asked of him again."""
 SYSTEMS = ("popularity", "item_knn", "ease", "sasrec", "semid:fusion")
 
 
@@ -52,7 +53,8 @@ def main(argv: list[str] | None = None) -> None:
         protocol = semid.Protocol(max_history=args.max_history, shuffle_ties=args.shuffle_ties)
         if name in UNORDERED:
             protocol = semid.Protocol(max_history=1000, seen="remove")
-        split = semid.read(args.data / name, order="file" if name in UNORDERED else "time").split(protocol)
+        data = semid.read(args.data / name, order="file", time="") if name in UNORDERED else semid.read(args.data / name)
+        split = data.split(protocol)
         began = time.perf_counter()
 
         def log(recipe: str, seed: int, name: str = name, protocol: semid.Protocol = protocol, began: float = began) -> Log:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-EXTRA = frozenset({"query", "profile", "reward", "domain", "seen", "request", "state", "candidates", "chosen", "rejected"})
+EXTRA = frozenset({"query", "profile", "reward", "domain", "seen", "request", "state", "candidates", "chosen", "rejected", "alike",
+                   "takers"})
 """The closed list of names that `Batch.extra` may hold. seen: int64 [B, H] (-1 pad), all items of the user's past, where the
 history that the model reads was cut to the latest. request: int64 [B], when the item after the last one is asked for, in the
 unit of `time`. state: float32 [B, D], what a causal generator's `read` returned for these histories, so that it need not read
 them again. candidates: int64 [B, G] proposed items, reward: float32 [B, G] their worth. chosen: int64 [B] and
-rejected: int64 [B, K] (-1 pad), the two sides of a preference."""
+rejected: int64 [B, K] (-1 pad), the two sides of a preference. alike: int64 [B], takers: int64 [B, 3], see
+`data.indexing.IndexingBatches`."""
 
 TRAIN, VALID, TEST = 0, 1, 2
 """Values of `Interactions.split`."""

@@ -109,13 +109,16 @@ class ColaRec:
             number = number * self.size + code
         return torch.from_numpy(number)
 
-    def _vectors(self, catalog: Catalog) -> Tensor:
-        vectors = composed(catalog, self.view)
-        if not self.size <= len(vectors) <= self.size**self.levels:
+    def want_room(self, count: int) -> None:
+        """Raise `DataError` unless there are codes enough for `count` items, and items enough for the codes of a level."""
+        if not self.size <= count <= self.size**self.levels:
             raise DataError(f"colarec: {self.levels} levels of {self.size} codes want {self.size} to {self.size**self.levels:,} items, "
-                            f"got {len(vectors):,}; choose a size of at least {_least_size(len(vectors), self.levels)} and at most the "
-                            "number of items, or other levels")
-        return torch.from_numpy(vectors)
+                            f"got {count:,}; choose a size of at least {_least_size(count, self.levels)} and at most the number of "
+                            "items, or other levels")
+
+    def _vectors(self, catalog: Catalog) -> Tensor:
+        self.want_room(len(catalog))
+        return torch.from_numpy(composed(catalog, self.view))
 
 
 def _least_size(count: int, levels: int) -> int:

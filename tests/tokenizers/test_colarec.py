@@ -8,8 +8,8 @@ import pytest
 
 from semid.errors import DataError
 from semid.protocols import Tokenizer
-from semid.tokenizers.collisions import extra_level
 from semid.tokenizers.colarec import ColaRec
+from semid.tokenizers.collisions import extra_level
 from semid.types import Catalog, IdMap
 
 

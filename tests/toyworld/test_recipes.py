@@ -18,7 +18,7 @@ from semid.training.log import read_records
 from semid.validation import measure
 from tests.toyworld.world import walk
 
-KNOWS_NO_ORDER = {"popularity": 0.0, "ease": 0.3, "lightgcn": 0.3, "ngcf": 0.3, "alpharec": 0.3, "mmgrec": 0.3}
+KNOWS_NO_ORDER = {"popularity": 0.0, "ease": 0.3, "lightgcn": 0.3, "ngcf": 0.3, "alpharec": 0.3, "mmgrec": 0.3, "colarec": 0.3}
 """Floors of systems that cannot know the direction of the walk; all others must nearly always be right."""
 
 
