@@ -24,14 +24,17 @@ from semid.types import Batch, SemanticIds
 @dataclass(frozen=True)
 class EncoderDecoderState:
     """memory: keys and values of the history, once per user, a tensor [2, B, H, T, W] a layer; hidden: float [B, 1, 1, T],
-    what to add to their scores; past: those of the beams' own t tokens, [t, 2, R, H, W] a layer."""
+    what to add to their scores; past: those of the beams' own t tokens, [t, 2, R, H, W] a layer; inputs: those of a layer before
+    the decoder, where there is one (`generators.discrec`)."""
 
     memory: tuple[Tensor, ...]
     hidden: Tensor
     past: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...] = ()
 
     def select(self, rows: Tensor) -> EncoderDecoderState:
-        return replace(self, past=tuple(kept.index_select(2, rows) for kept in self.past))
+        of_rows = lambda tensors: tuple(kept.index_select(2, rows) for kept in tensors)
+        return replace(self, past=of_rows(self.past), inputs=of_rows(self.inputs))
 
 
 class EncoderDecoder(CodeWriter):
@@ -96,8 +99,9 @@ class EncoderDecoder(CodeWriter):
             token = torch.full((rows,), self.bos, device=self.codes.device)
         else:
             token = self.vocabulary.token(codes, level - 1)
-        hidden, past = self.decoder.extend(self.embedding(token), state.memory, state.hidden, state.past)
-        return self.vocabulary.level_scores(hidden, self._heads(), level), replace(state, past=past)
+        x, inputs = self._next_input(token, state.inputs)
+        hidden, past = self.decoder.extend(x, state.memory, state.hidden, state.past)
+        return self.vocabulary.level_scores(hidden, self._heads(), level), replace(state, past=past, inputs=inputs)
 
     def _read(self, item: Tensor, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """item [B, S], user [B] -> (memory [B, T, D], bool [B, 1, 1, T] of tokens that are no padding, owner [T]: the
@@ -113,7 +117,7 @@ class EncoderDecoder(CodeWriter):
             tokens, owner = torch.cat([token[:, None], tokens], dim=1), F.pad(owner, (1, 0), value=-1)
         real = (tokens != self.vocabulary.pad)[:, None, None]  # [B, 1, 1, T]
         seen = real & (owner <= owner[:, None]) if self.causal else real
-        return self.encoder(self.embedding(tokens), seen), real, owner
+        return self.encoder(self._history_inputs(tokens), seen), real, owner
 
     def _states_of_one_pass(self, batch: Batch, row: Tensor, position: Tensor, tokens: Tensor) -> Tensor:
         """row, position [M], target tokens [M, L] -> states [M, L, D]; the M decoder rows of a user share one memory."""
@@ -131,4 +135,16 @@ class EncoderDecoder(CodeWriter):
     def _write(self, tokens: Tensor, memory: Tensor, visible: Tensor) -> Tensor:
         """Target tokens [R, L], memory [B, T, D], visible [B, 1, ..., T] -> states [R, L, D]; state l has read codes 0..l-1."""
         inputs = F.pad(tokens[:, :-1], (1, 0), value=self.bos)
-        return self.decoder(self.embedding(inputs), self.decoder.remember(memory), hide(visible))
+        return self.decoder(self._target_inputs(inputs), self.decoder.remember(memory), hide(visible))
+
+    def _history_inputs(self, tokens: Tensor) -> Tensor:
+        """History tokens [B, T] -> what the encoder reads, [B, T, D]."""
+        return self.embedding(tokens)
+
+    def _target_inputs(self, tokens: Tensor) -> Tensor:
+        """BOS and target tokens [R, L] -> what the decoder reads, [R, L, D]."""
+        return self.embedding(tokens)
+
+    def _next_input(self, token: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`_target_inputs` one token a beam: token [R], past = the state's `inputs` -> ([R, D], `inputs` with it)."""
+        return self.embedding(token), past

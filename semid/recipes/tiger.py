@@ -93,15 +93,16 @@ def coder(config: Config, data: Split, job: Job) -> Coder:
     return Coder(tokenizer, catalog, extra_level)
 
 
-def generate(config: Config, ids: SemanticIds, data: Split, job: Job, temperature: float = 1.0) -> CodeRecommender:
-    """Train the encoder-decoder on given codes; what the tokenizer's settings say is not read."""
+def generate(config: Config, ids: SemanticIds, data: Split, job: Job, temperature: float = 1.0, *,
+             generator: EncoderDecoder | None = None) -> CodeRecommender:
+    """Train the encoder-decoder, or another `generator` of its kind, on given codes; what the tokenizer's settings say is not read."""
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:
         batches = TargetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, seed=job.seed)
-    recommender = train_generator(build(config, ids), ids, batches, data, job, steps=config.steps, optimization=config.optimization,
-                                  look_every=config.look_every, patience=config.patience, beams=config.beams,
-                                  max_history=config.max_history, temperature=temperature)
+    recommender = train_generator(build(config, ids) if generator is None else generator, ids, batches, data, job, steps=config.steps,
+                                  optimization=config.optimization, look_every=config.look_every, patience=config.patience,
+                                  beams=config.beams, max_history=config.max_history, temperature=temperature)
     if config.alignment.method != "none":
         catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
         align(recommender, config.alignment, data, job, vectors=catalog.view(config.view) if config.view in catalog.views else None)

@@ -12,6 +12,7 @@ from semid.data.batch import history_batch
 from semid.decoding.beam import beam_search
 from semid.generators.causal import Causal
 from semid.generators.colarec import ColaRec
+from semid.generators.discrec import DiscRec
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.generators.relational import Relational
 from semid.objectives.next_codes import NextCodes
@@ -40,6 +41,11 @@ GENERATORS: dict[str, Callable[[], torch.nn.Module]] = {
     "colarec cut": lambda: ColaRec(IDS, WORDS, num_words=22, num_users=4, layers=2, max_tokens=12, **T5),
     "colarec bag": lambda: ColaRec(IDS, WORDS, num_words=22, num_users=4, layers=2, is_bag=True, **T5),
     "colarec ids alone": lambda: ColaRec(IDS, WORDS[:, :0], num_words=0, num_users=4, layers=2, **T5),
+    "discrec": lambda: DiscRec(IDS, layers=2, **T5),
+    "discrec causal": lambda: DiscRec(IDS, layers=2, causal=True, **T5),
+    "discrec without positions": lambda: DiscRec(IDS, layers=2, has_positions=False, **T5),
+    "discrec without local attention": lambda: DiscRec(IDS, layers=2, has_local_attention=False, **T5),
+    "discrec without a gate": lambda: DiscRec(IDS, layers=2, has_gate=False, **T5),
 }
 
 
