@@ -1,15 +1,37 @@
-"""Item vectors of a trained scorer, as tokenizers take them: what users did in the training rows."""
+"""Item vectors that say what users did in the training rows, as tokenizers and generators take them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from semid.recipes import lightgcn, sasrec
+from semid.recipes.lightgcn import Config as LightGCNSettings
+from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recommenders import ItemRecommender
-from semid.types import Interactions
+from semid.scorers.item_knn import spectral_vectors
+from semid.training.job import Job
+from semid.types import Interactions, Split
+
+
+def behaviour_vectors(source: str, data: Split, job: Job, *, width: int, sasrec_settings: SASRecSettings | None = None,
+                      lightgcn_settings: LightGCNSettings | None = None) -> np.ndarray:
+    """Return float32 [N, width] of what users did in the training rows; zeros where nobody took an item.
+
+    source: sasrec or lightgcn (trained here with the given settings, None = their own), spectral (item-kNN's factors), or the name of a
+    view of the catalogue, returned as it is. Raises `DataError` for a view that there is not.
+    """
+    if source == "spectral":
+        return spectral_vectors(data.train, dim=width)
+    if source == "lightgcn":
+        return known_vectors(lightgcn.run(replace(lightgcn_settings or LightGCNSettings(), width=width), data, job), data.train)
+    if source != "sasrec":
+        return data.catalog.view(source)
+    return known_vectors(sasrec.run(replace(sasrec_settings or SASRecSettings(), width=width), data, job), data.train)
 
 
 @runtime_checkable

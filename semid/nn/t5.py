@@ -51,7 +51,11 @@ class RelativeBias(nn.Module):
     def forward(self, queries: int, keys: int) -> Tensor:
         """Bias of the last `queries` of `keys` positions: float32 [H, Q, T]."""
         position = torch.arange(keys, device=self.table.weight.device)
-        distance = position - position[keys - queries :, None]  # [Q, T]
+        return self.between(position[keys - queries :], position)
+
+    def between(self, query: Tensor, key: Tensor) -> Tensor:
+        """Bias for any positions: int64 [Q] and [T] -> float32 [H, Q, T]."""
+        distance = key - query[:, None]  # [Q, T]
         return self.table(relative_bucket(distance, bidirectional=self.bidirectional)).permute(2, 0, 1).contiguous()
 
 
@@ -140,9 +144,10 @@ class Encoder(nn.Module):
         self.norm = nn.RMSNorm(width, EPS)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """visible bool, broadcast to [B, 1, T, T]: may the query (third axis) see the key (fourth)?"""
-        bias = self.bias(x.shape[1], x.shape[1]) + hide(visible)  # [B, H, T, T]
+    def forward(self, x: Tensor, visible: Tensor, position: Tensor | None = None) -> Tensor:
+        """visible bool, broadcast to [B, 1, T, T]: may the query (third axis) see the key (fourth)? position int64 [T], None = in order."""
+        position = torch.arange(x.shape[1], device=x.device) if position is None else position
+        bias = self.bias.between(position, position) + hide(visible)  # [B, H, T, T]
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, bias)
@@ -189,11 +194,12 @@ class Decoder(nn.Module):
         """Keys and values of memory [B, T, D] for each layer: computed once per user."""
         return tuple(block.cross.remember(memory).contiguous() for block in cast("list[DecoderBlock]", self.blocks))
 
-    def forward(self, x: Tensor, memory: tuple[Tensor, ...], hidden_memory: Tensor) -> Tensor:
-        """x [R, Q, D] -> [R, Q, D]; hidden_memory: `hide` of a mask that broadcasts to [B, 1, R/B * Q, T]."""
+    def forward(self, x: Tensor, memory: tuple[Tensor, ...], hidden_memory: Tensor, *, is_causal: bool = True) -> Tensor:
+        """x [R, Q, D] -> [R, Q, D]; hidden_memory: `hide` of a mask that broadcasts to [B, 1, R/B * Q, T]. is_causal: a token sees those
+        before it, otherwise none but itself."""
         length = x.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        bias = self.bias(length, length) + hide(causal)  # [H, Q, Q]
+        seen = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        bias = self.bias(length, length) + hide(seen if is_causal else seen & seen.T)  # [H, Q, Q]
         x = self.dropout(x)
         for block, seen in zip(self.blocks, memory):
             x = block(x, bias, seen, hidden_memory)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from semid.coding import Coder, made_once
-from semid.collaborative import known_vectors
+from semid.collaborative import behaviour_vectors
 from semid.data.indexing import IndexingBatches
 from semid.data.pairs import SetBatches
 from semid.encoders.text import item_texts
@@ -56,7 +56,7 @@ BEHAVIOUR = "colarec:cf"
 
 @dataclass(frozen=True)
 class Config:
-    """cf: lightgcn (trained here), random (vectors that mean nothing), or the name of a view that is from training rows only. codes:
+    """cf: lightgcn (trained here), random (vectors that mean nothing), or another source of `behaviour_vectors`. codes:
     published codes in place of the tokenizer, a column of the items table or a file X.index.json. levels, size: the codes, of at least as
     many paths as there are items. words: of an item that the generator reads, at most, 0 = none; has_ids, is_bag, max_tokens: see the
     generator. generation, ranking, contrast, has_index_task: the loss, see `objectives.colarec`. sampled: items of a history in training;
@@ -130,9 +130,7 @@ def behaviour(config: Config, data: Split, job: Job) -> np.ndarray:
     """Return float32 [N, D] of what users did in the training rows, zeros where nobody took an item."""
     if config.cf == "random":
         return np.random.default_rng(job.seed).normal(size=(len(data.catalog), config.lightgcn.width)).astype(np.float32)
-    if config.cf == "lightgcn":
-        return known_vectors(lightgcn.run(config.lightgcn, data, job), data.train)
-    return data.catalog.view(config.cf)
+    return behaviour_vectors(config.cf, data, job, width=config.lightgcn.width, lightgcn_settings=config.lightgcn)
 
 
 def words_of(config: Config, catalog: Catalog) -> tuple[Tensor, int]:

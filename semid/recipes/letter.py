@@ -21,9 +21,8 @@ import torch
 
 from semid import generation
 from semid.coding import Coder, made_once
-from semid.collaborative import known_vectors
+from semid.collaborative import behaviour_vectors
 from semid.generation import generate, refuse_nested_codes
-from semid.recipes import lightgcn, sasrec
 from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recipes.semid import Config as TwoLevel
@@ -31,7 +30,6 @@ from semid.recipes.tiger import CAUSAL, with_content
 from semid.recipes.tiger import Config as Tiger
 from semid.recipes.tiger import smoke as tiger_smoke
 from semid.recommenders import CodeRecommender
-from semid.scorers.item_knn import spectral_vectors
 from semid.tokenizers.collisions import next_free, sinkhorn
 from semid.tokenizers.letter import Letter
 from semid.tokenizers.rqvae import RQVAE
@@ -119,14 +117,8 @@ def repaired(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) ->
 
 def collaborative_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
     """Return float32 [N, Z] of what users did in the training rows; zeros where nobody took an item."""
-    width = config.tiger.latent
-    if config.cf == "spectral":
-        return spectral_vectors(data.train, dim=width)
-    if config.cf == "lightgcn":
-        return known_vectors(lightgcn.run(replace(config.lightgcn, width=width), data, job), data.train)
-    if config.cf != "sasrec":
-        return data.catalog.view(config.cf)
-    return known_vectors(sasrec.run(replace(config.sasrec, width=width), data, job), data.train)
+    return behaviour_vectors(config.cf, data, job, width=config.tiger.latent, sasrec_settings=config.sasrec,
+                             lightgcn_settings=config.lightgcn)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

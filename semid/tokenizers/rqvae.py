@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid.nn.kmeans import residual_kmeans
+from semid.nn.mlp import mlp
 from semid.nn.quantize import straight_through
 from semid.nn.residual_quantizer import Quantized, ResidualQuantizer
 from semid.tokenizers import codebooks
@@ -34,17 +34,6 @@ from semid.types import Catalog, Interactions, Loss, SemanticIds
 OPTIMIZATION = Optimization(learning_rate=1e-3, beta2=0.999, weight_decay=1e-4, schedule="cosine", clip=1.0)
 SEEDING = 65_536
 """Items whose latents start the codebooks."""
-
-
-def mlp(widths: tuple[int, ...]) -> nn.Sequential:
-    """Return linear layers of the given widths with ReLU between them; Xavier weights, zero biases."""
-    layers: list[nn.Module] = []
-    for inner, outer in pairwise(widths):
-        linear = nn.Linear(inner, outer)
-        nn.init.xavier_normal_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 class Autoencoder(codebooks.Quantizing):

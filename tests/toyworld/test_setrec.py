@@ -1,0 +1,53 @@
+"""What SETRec knows of items that nobody took, and what it says to bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from semid.errors import ConfigError, DataError
+from semid.recipes import setrec
+from semid.training.job import Job
+from semid.types import Protocol
+from semid.validation import measure
+from tests.toyworld.world import walk
+
+
+def test_items_that_nobody_took_are_found_by_their_content():
+    """Their vectors of behaviour are zeros: all the same. Content of neighbours on the ring is alike."""
+    world = walk(protocol=Protocol(split="cold_items"))
+    recommender = setrec.run(setrec.smoke(), world, Job())
+    recall = {}
+    for beta in (0.0, 1.0):
+        recommender.scorer.beta.fill_(beta)
+        recall[beta] = measure(recommender, world, seen="remove")["recall@10"]
+    assert recall[1.0] > recall[0.0] + 0.2
+
+
+def test_beta_is_the_best_on_validation():
+    world = walk()
+    recommender = setrec.run(setrec.smoke(), world, Job())
+    chosen, found = float(recommender.scorer.beta), {}
+    for beta in setrec.BETAS:
+        recommender.scorer.beta.fill_(beta)
+        found[beta] = measure(recommender, world, seen="keep", limit=2000)["ndcg@10"]
+    assert found[round(chosen, 1)] == max(found.values())
+
+
+@pytest.mark.parametrize("changes", [{"has_cf": False}, {"semantic": 0}, {"is_causal": False, "batch_size": 128}])
+def test_its_variants_train(changes):
+    world = walk(users=60)
+    recommender = setrec.run(replace(setrec.smoke(), epochs=2, **changes), world, Job())
+    assert 0 <= measure(recommender, world, seen="remove")["ndcg@10"] <= 1
+
+
+def test_bad_input_is_told():
+    world = walk(users=20)
+    bare = replace(world, catalog=replace(world.catalog, views={}, text={}))
+    with pytest.raises(DataError, match="want items with text or a view 'text', got neither.*setrec:no_semantic"):
+        setrec.run(setrec.smoke(), bare, Job())
+    with pytest.raises(ConfigError, match="want vectors of behaviour or of content"):
+        replace(setrec.smoke(), has_cf=False, semantic=0)
+    with pytest.raises(DataError, match="has no view 'sasreg'"):
+        setrec.run(replace(setrec.smoke(), cf="sasreg"), world, Job())
