@@ -95,11 +95,12 @@ def write_index_json(path: Path, ids: SemanticIds, items: IdMap) -> None:
                                                                   encoding="utf-8"))
 
 
-def codes_of_tokens(tokens: Sequence[Sequence[str] | None], items: IdMap, source: str,
+def codes_of_tokens(tokens: Sequence[Sequence[str | int] | None], items: IdMap, source: str,
                     sizes: Sequence[int] | None = None) -> SemanticIds:
     """Return codes from one token list an item, `["<a_1>", "<b_2>"]`, in item order; also what a `letter_sid` column holds.
 
-    Level l carries letter l of the alphabet, so that a shuffled or truncated list is an error and not another code.
+    Level l carries letter l of the alphabet, so that a shuffled or truncated list is an error and not another code. Plain numbers
+    (`[12, 7, 1]`, as ColaRec's `colarec_gid`) are codes as they stand.
 
     >>> codes_of_tokens([["<a_3>", "<b_0>"]], IdMap(["x"]), "example").codes.tolist()
     [[3, 0]]
@@ -108,6 +109,9 @@ def codes_of_tokens(tokens: Sequence[Sequence[str] | None], items: IdMap, source
     codes = np.full((len(tokens), levels), -1, dtype=np.int32)
     for item, row in enumerate(tokens):
         for level, token in enumerate(row or ()):
+            if isinstance(token, int) and token >= 0:
+                codes[item, level] = token
+                continue
             match = _TOKEN.fullmatch(str(token))
             if match is None or match.group(1) != chr(ord("a") + level):
                 raise DataError(f"{source}: item {items.ids[item]!r}: want a token like '<{chr(ord('a') + level)}_12>' "

@@ -54,8 +54,8 @@ class ColaRec:
 
 
 def code_loss(logits: Tensor, codes: Tensor) -> Tensor:
-    """Mean over items and levels of -log p(code). logits float [B, L, V]; codes integer [B, L]."""
-    return F.cross_entropy(logits.flatten(0, 1), codes.flatten().long())
+    """Mean over items and levels of -log p(code). logits float [B, L, V]; codes integer [B, L], -1 where an item has no more of them."""
+    return F.cross_entropy(logits.flatten(0, 1), codes.flatten().long(), ignore_index=-1)
 
 
 def _ranked(anchor: Tensor, better: Tensor, worse: Tensor) -> Tensor:

@@ -107,10 +107,16 @@ def test_an_index_with_missing_repeated_or_unknown_items_says_so(tmp_path, caplo
         read_index_json(path, IdMap(["a"]))
 
 
-@pytest.mark.parametrize("tokens", [["<b_1>"], ["a_1"], ["<a_1>", "<a_2>"], []])
+@pytest.mark.parametrize("tokens", [["<b_1>"], ["a_1"], ["<a_1>", "<a_2>"], [-1, 2], [1.5], []])
 def test_tokens_that_are_no_codes_are_refused(tokens):
     with pytest.raises(DataError, match="item 'x'"):
         codes_of_tokens([tokens], IdMap(["x"]), "s")
+
+
+def test_plain_numbers_are_codes():
+    ids = codes_of_tokens([[12, 7, 1], [12, 0, 3]], IdMap(["x", "y"]), "s")
+    assert ids.codes.tolist() == [[12, 7, 1], [12, 0, 3]]
+    assert ids.sizes == (13, 8, 4)
 
 
 def test_missing_files_offer_the_nearest_name(tmp_path):
