@@ -2,8 +2,8 @@
 
 Source: Wang et al., arXiv 2403.18480, and its code. Two tasks share all weights: a user, who is the set of his items, is answered by the
 codes of an item that he takes next; an item, with one who took it, by its own codes.
-Deviations: (1) weights start at random (the paper: t5-small's), and words are those of the catalogue; (2) items and users that were not
-in training: a user's row is not read in the first task, and an item that nobody took has a stranger for a taker.
+Deviations: (1) weights start at random (the paper: t5-small's), and words are those of the catalogue; (2) an item that nobody took has a
+stranger for a taker.
 Axes: B rows, S history positions, N items, W words of an item, T tokens, L levels, V codes in the widest level, M items, D width.
 """
 
@@ -67,8 +67,8 @@ class ColaRec(EncoderDecoder):
 
     def read_items(self, item: Tensor, taker: Tensor) -> Described:
         """Describe items int64 [M] by their content and one who took them, taker int64 [M] (-1: nobody known)."""
-        known = torch.where(taker < len(self.user.weight) - 1, taker, -1)
-        return self._describe(OF_ITEM, item[:, None], self.user(known.remainder(len(self.user.weight))))
+        stranger = len(self.user.weight) - 1
+        return self._describe(OF_ITEM, item[:, None], self.user(torch.where((taker < 0) | (taker > stranger), stranger, taker)))
 
     def write(self, described: Described, item: Tensor) -> Tensor:
         """Return float32 [M, L, V]: the logits of the codes of items int64 [M], teacher forced; -inf beyond a level's size."""

@@ -40,8 +40,8 @@ from semid.validation import measure
 
 SMALL = Optimization(learning_rate=2e-3, beta2=0.999, warmup=200, clip=1.0)
 VARIANTS: dict[str, dict[str, object]] = {
-    "small": {"is_bag": True, "width": 64, "heads": 4, "head_width": 16, "layers": 2, "feedforward": 256, "epochs": 4, "beams": 20,
-              "optimization": SMALL},
+    "small": {"is_bag": True, "words": 12, "width": 64, "heads": 4, "head_width": 16, "layers": 2, "feedforward": 256, "epochs": 4,
+              "beams": 20, "optimization": SMALL},
     "no_index_task": {"has_index_task": False},
     "no_contrast": {"contrast": 0.0},
     "no_ranking": {"ranking": 0.0},

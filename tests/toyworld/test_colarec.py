@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from semid.data.split import split
 from semid.errors import DataError
-from semid.recipes import colarec
+from semid.recipes import colarec, semid
+from semid.run import load, train
 from semid.training.job import Job
 from semid.types import Catalog, IdMap, Interactions, Protocol, Split
 from semid.validation import measure
@@ -103,6 +105,14 @@ def test_codes_of_behaviour_and_words_both_help():
                                 for seed in range(3)])
     assert recall["full"] > recall["random codes"] + 0.02, recall
     assert recall["full"] > recall["no words"] + 0.02, recall
+
+
+def test_the_codes_work_under_the_two_level_generator_too(tmp_path):
+    world = told()
+    two_level = replace(semid.smoke(), text="auto", epochs=1)
+    settings = dataclasses.asdict(replace(CONFIG, is_two_level=True, two_level=two_level))
+    run = train("colarec:two_level", world, out=tmp_path / "run", settings=settings)
+    assert measure(load(tmp_path / "run").recommender, world, seen="remove") == measure(run.recommender, world, seen="remove")
 
 
 def test_bad_input_is_told_before_minutes_go_into_training():
