@@ -65,7 +65,6 @@ class Config:
     dropout: float = 0.1
     is_sparse: bool = True
     is_causal: bool = False
-    max_history: int = 50
     batch_size: int = 512
     tokens: int = 1024
     epochs: int = 30
@@ -89,7 +88,7 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     text = content(config, data, job)  # before minutes go into the vectors of behaviour
     model = build(config, behaviour(config, data, job), text).to(job.device)
     recommender = ItemRecommender(model, SCALE, job.device)
-    length = min(config.max_history, data.protocol.max_history)
+    length = data.protocol.max_history  # 50 by default, which is the paper's
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=length, tokens=config.tokens, seed=job.seed)
     else:
