@@ -198,7 +198,7 @@ def evaluate(run: RunFolder, /, *, protocol: Annotated[str | None, arg(metavar="
     JSON (as in metrics.json): {"run", "recipe", "seed", "part", "protocol", "protocol_hash", "fingerprint", "latency_ms":
     {system: {"p50", "p99"}}, "systems": {system: {"keep" | "remove": {"metrics": {NAME: {"mean", "low", "high"}}, "slices", ...}}}}
     with NAME recall, hit, ndcg, mrr, map, precision, f1 @5, @10, @20; coverage, gini, entropy, novelty, arp, aplt, popularity_lift,
-    diversity (items with text), code_diversity (runs with codes), miscalibration (items with categories) @10.
+    diversity (items with text), code_diversity (runs with codes), miscalibration and category_entropy (items with categories) @10.
 
     Args:
         run: run folder

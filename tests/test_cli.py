@@ -199,7 +199,7 @@ def test_every_measure_of_lists_is_in_the_json(run: Path, capsys: pytest.Capture
     metrics = json.loads(capsys.readouterr().out)["systems"]["popularity"]["keep"]["metrics"]
     ranking = {f"{name}@{k}" for name in ("recall", "hit", "ndcg", "mrr", "map", "precision", "f1") for k in (5, 10, 20)}
     beside = {f"{name}@10" for name in ("coverage", "gini", "entropy", "novelty", "arp", "aplt", "popularity_lift", "diversity",
-                                        "miscalibration")}
+                                        "category_entropy", "miscalibration")}
     assert metrics.keys() == ranking | beside
     assert all(value["mean"] is not None for value in metrics.values())
 

@@ -200,6 +200,22 @@ def category_shares(catalog: Catalog, column: str) -> np.ndarray:
     return share
 
 
+def category_entropy(recommendations: Recommendations, shares: np.ndarray, k: int) -> np.ndarray:
+    """Return the Shannon entropy in bits of the categories in the list: 0 = all of one, log2 G = all categories alike.
+
+    shares: float [N, G] of `category_shares`. Items without a category are left out.
+    Source: Entropy@k of tags, arXiv 2511.10492.
+    """
+    value = np.empty(len(recommendations.item))
+    for begin in range(0, len(value), step := max(1, CHUNK // (k * shares.shape[1]))):
+        item = recommendations.item[begin : begin + step, :k]
+        mass = np.where((item >= 0)[:, :, None], shares[item], 0).sum(axis=1, dtype=np.float64)  # [b, G]
+        total = mass.sum(axis=1, keepdims=True)
+        part = mass / np.maximum(total, 1e-12)
+        value[begin : begin + step] = np.where(total[:, 0] > 0, -(part * np.log2(np.where(part > 0, part, 1))).sum(axis=1), np.nan)
+    return value
+
+
 def miscalibration(
     recommendations: Recommendations, shares: np.ndarray, history: np.ndarray, k: int, *, alpha: float = 0.01
 ) -> np.ndarray:

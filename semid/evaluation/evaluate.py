@@ -277,6 +277,7 @@ def _beyond(recommendations: Recommendations, split: Split, cases: Cases, k: int
     if vectors is not None:
         per_user["diversity"] = beyond.diversity(recommendations, vectors, k)
     if categories is not None:
+        per_user["category_entropy"] = beyond.category_entropy(recommendations, categories, k)
         per_user["miscalibration"] = beyond.miscalibration(recommendations, categories, history(categories), k)
     shown = beyond.exposure(recommendations, len(split.catalog), k)
     overall = {

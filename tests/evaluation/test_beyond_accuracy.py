@@ -114,6 +114,14 @@ def test_category_shares_split_an_item_among_its_categories():
         beyond.category_shares(catalog, "genre")
 
 
+def test_category_entropy_by_hand(monkeypatch):
+    shares = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0.5, 0.5]], np.float32)
+    r = lists([[0, 0], [0, 1], [0, 2], [0, 3], [2, -1], [-1, -1]])
+    for chunk in (4_000_000, 6):
+        monkeypatch.setattr(beyond, "CHUNK", chunk)
+        np.testing.assert_allclose(beyond.category_entropy(r, shares, 2), [0, 1, 0, 1.5, np.nan, np.nan])
+
+
 def test_miscalibration_by_hand():
     shares = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
     history = np.array([[0.5, 0.5], [0.5, 0.5], [1, 0], [np.nan, np.nan], [0.5, 0]])

@@ -125,7 +125,7 @@ def test_what_lists_are_like_is_measured_where_its_input_is_given(data):
     assert got.metrics["coverage@10"] == Measure(10 / N)  # everybody gets the same ten
     assert got.metrics["gini@10"].mean == pytest.approx(50 / 60)
     assert got.metrics["entropy@10"].mean == pytest.approx(np.log2(10))
-    for name in ("novelty", "arp", "aplt", "diversity", "code_diversity", "miscalibration"):
+    for name in ("novelty", "arp", "aplt", "diversity", "code_diversity", "category_entropy", "miscalibration"):
         m = got.metrics[f"{name}@10"]
         assert m.low <= m.mean <= m.high
     assert "diversity@10" not in run(data, Table(np.arange(N))).metrics

@@ -1,0 +1,94 @@
+"""A scorer with several heads: each ranks the items that carry its prior, and the lists become one.
+
+Source: arXiv 2511.10492. Axes: B rows, S positions, D width, H heads, C priors, N items.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semid.errors import ConfigError
+from semid.nn.prior_heads import FreeHeads, PriorHeads
+from semid.nn.transformer import last_state
+from semid.scorers.sasrec import SASRec
+from semid.types import Batch
+
+Merge = Literal["combine", "average"]
+
+
+class PriorHeadScorer(nn.Module):
+    """Heads on the states of a SASRec (or HSTU in its place); a score is the scale times the cosine of a head and an item.
+
+    tags: bool [N, C], which priors an item carries; an item of none is never ranked by heads that have a prior.
+    merge: combine: an item has its best head's score, which is the pooled, sorted and deduplicated list of all heads; average: the mean
+    of its heads'. Scores of heads are comparable as they share table, cosine and the one learnt scale (1 / .05 at first, at most 100).
+    horizon: which segment's heads answer, None = all. gate: a classifier says from the state which priors will come; heads of the
+    others, below the threshold in [0, 1], are off for that user (the likeliest stays on). None = no classifier.
+    """
+
+    tags: Tensor
+
+    def __init__(self, body: SASRec, heads: PriorHeads | FreeHeads, tags: Tensor, *, merge: Merge = "combine", horizon: int | None = None,
+                 gate: float | None = None):
+        super().__init__()
+        self.body, self.heads, self.merge, self.threshold = body, heads, merge, gate
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.05)))
+        self.gate = None if gate is None else nn.Linear(body.item.embedding_dim, tags.shape[1])
+        self.register_buffer("tags", tags)
+        self.answering = [h for h, segment in enumerate(heads.segment.tolist()) if horizon is None or segment in (-1, horizon)]
+        if not self.answering:
+            raise ConfigError(f"prior heads: want a horizon that some head answers for, got {horizon}")
+
+    def scale(self) -> Tensor:
+        return self.log_scale.exp().clamp_max(100.0)
+
+    def states(self, batch: Batch) -> Tensor:
+        """Return [B, S, D], before the heads."""
+        return self.body.states(batch)
+
+    def item_vectors(self) -> Tensor:
+        """Return unit vectors [N, D]."""
+        return F.normalize(self.body.item_vectors(), dim=1)
+
+    def score(self, batch: Batch) -> Tensor:
+        """Return float32 [B, N] of the merged heads; -inf for items that no open head ranks."""
+        return self._merged(batch, self.answering)
+
+    def score_of(self, batch: Batch, prior: int) -> Tensor:
+        """Return float32 [B, N] of the heads of one prior, whether or not it is likely; -inf for items that don't carry it.
+
+        Raises `ConfigError` where the heads know of no priors.
+        """
+        chosen = [h for h in self.answering if int(self.heads.prior[h]) == prior]
+        if not chosen:
+            raise ConfigError(f"prior heads: no head answers for prior {prior}; want one of those the model was trained with")
+        return self._merged(batch, chosen, is_gated=False)
+
+    def _merged(self, batch: Batch, heads: list[int], is_gated: bool = True) -> Tensor:
+        state = last_state(self.states(batch), batch.length)
+        is_open = self._open(state) if is_gated and self.gate is not None else None
+        table, every = self.item_vectors(), self.heads(state)
+        best = state.new_full((len(state), len(table)), -torch.inf if self.merge == "combine" else 0.0, dtype=torch.float32)
+        count = torch.zeros_like(best) if self.merge == "average" else None
+        for head in heads:
+            prior = int(self.heads.prior[head])
+            score = self.scale() * (F.normalize(every[head], dim=1) @ table.T).float()
+            ranks = torch.ones_like(score, dtype=torch.bool) if prior < 0 else self.tags[:, prior].expand_as(score)
+            if is_open is not None and prior >= 0:
+                ranks = ranks & is_open[:, prior, None]
+            if count is None:
+                best = torch.maximum(best, score.masked_fill(~ranks, -torch.inf))
+            else:
+                best, count = best + score.masked_fill(~ranks, 0.0), count + ranks
+        return best if count is None else (best / count.clamp_min(1)).masked_fill(count == 0, -torch.inf)
+
+    def _open(self, state: Tensor) -> Tensor:
+        """bool [B, C]: the priors whose heads are on."""
+        assert self.gate is not None
+        likely = torch.sigmoid(self.gate(state))
+        return (likely >= self.threshold) | (likely == likely.amax(1, keepdim=True))

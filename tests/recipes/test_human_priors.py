@@ -1,0 +1,71 @@
+"""Human priors as a recipe: asking for a prior gives its items alone; priors give lists of more tags than interests without priors."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semid.data.batch import case_batches
+from semid.errors import ConfigError, DataError
+from semid.recipes import human_priors
+from semid.run import load, train
+from semid.training.job import Job
+from semid.types import Catalog
+from tests.toyworld.world import walk
+
+SHORT = replace(human_priors.smoke(), epochs=1)
+
+
+def settings(config: human_priors.Config) -> dict:
+    return dataclasses.asdict(config)
+
+
+def test_a_head_asked_for_its_prior_returns_items_with_it_and_nothing_else(tmp_path):
+    world = walk(users=60)
+    run = train("human_priors", world, out=tmp_path / "run", settings=settings(SHORT))
+    category = np.array(world.catalog.table["category"].to_pylist())
+    for opened in (run, load(tmp_path / "run")):
+        asked = opened.recommender.asked("category=c2")
+        for _, batch in case_batches(world, world.test):
+            found = asked.recommend(batch, k=10, seen="remove")
+            assert (found.item >= 0).all()
+            assert (category[found.item] == "c2").all()
+        answers = dataclasses.replace(opened, recommender=asked).recommend(history=["item3", "item5"], k=16)
+        assert {a["item_id"] for a in answers} == {f"item{i}" for i in range(2, 64, 4)}
+    with pytest.raises(DataError, match=r"unknown prior 'category=c7' \(did you mean 'category="):
+        run.recommender.asked("category=c7")
+
+
+@pytest.mark.parametrize("variant", ["single", "multi_interest", "gated", "hstu", "first_seen"])
+def test_a_variant_trains_and_answers_alike_from_its_folder(variant, tmp_path):
+    world = walk(users=60)
+    own = human_priors.VARIANTS[variant]
+    run = train(f"human_priors:{variant}", world, out=tmp_path / "run", settings=settings(SHORT) | own)
+    _, batch = next(case_batches(world, world.test))
+    ours, theirs = (r.recommender.recommend(batch, k=10) for r in (run, load(tmp_path / "run")))
+    np.testing.assert_array_equal(ours.item, theirs.item)
+    np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-5)
+    if variant in ("single", "multi_interest"):
+        with pytest.raises(ConfigError, match="the heads of this model stand for no priors"):
+            run.recommender.asked("category=c1")
+
+
+def test_items_without_categories_are_told_what_is_missing():
+    world = walk(users=20)
+    bare = dataclasses.replace(world, catalog=Catalog(world.catalog.items, pa.table({"price": world.catalog.table["price"]})))
+    with pytest.raises(DataError, match="want items with a column of tags, such as category"):
+        human_priors.run(SHORT, bare, Job())
+    assert human_priors.run(replace(SHORT, priors=("price",), most=3), bare, Job()).names[0] == "price=0.."
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"horizon": 3, "segments": 2}, "want a horizon that 2 segments divide, got 3"),
+    ({"heads": "free", "gate": 0.5}, "want heads of priors to turn off, got free heads"),
+])
+def test_settings_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        human_priors.run(replace(SHORT, **changes), walk(users=20), Job())
