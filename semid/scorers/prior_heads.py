@@ -90,5 +90,6 @@ class PriorHeadScorer(nn.Module):
     def _open(self, state: Tensor) -> Tensor:
         """bool [B, C]: the priors whose heads are on."""
         assert self.gate is not None
+        assert self.threshold is not None
         likely = torch.sigmoid(self.gate(state))
         return (likely >= self.threshold) | (likely == likely.amax(1, keepdim=True))
