@@ -40,6 +40,36 @@ def balanced_kmeans(points: Tensor, size: int, *, low: int, high: int, iteration
     return centroids, cluster
 
 
+def greedy_balanced_kmeans(points: Tensor, size: int, *, iterations: int = 20, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return (centroids float32 [K, D], cluster int64 [N]) of points float32 [N, D]; clusters differ by one point at most.
+
+    From K random points, cluster after cluster takes the N / K free points nearest to its centroid, which moves to their mean; again, until
+    nothing changes or `iterations` pass. The last clusters get what is left (with another order each time it doesn't settle, and the
+    error is larger still). The remainder of N / K goes one each to the first clusters. O(iterations K N D), no memory but the points.
+
+    Source: OneRec, arXiv 2502.18965, algorithm 1. Relations: `balanced_kmeans` finds the cheapest assignment, which is far better.
+    """
+    if len(points) < size:
+        raise DataError(f"balanced k-means: want at least {size} points, one a cluster, got {len(points):,}; choose fewer clusters")
+    capacity = torch.full((size,), len(points) // size)
+    capacity[: len(points) % size] += 1
+    centroids = points[torch.randperm(len(points), generator=generator)[:size]].clone()
+    cluster = torch.full((len(points),), -1)
+    for _ in range(iterations):
+        before, free = cluster.clone(), torch.arange(len(points))
+        for k in range(size):
+            distance = (points[free] - centroids[k]).square().sum(1)
+            near = distance.topk(int(capacity[k]), largest=False).indices
+            taken = free[near]
+            cluster[taken], centroids[k] = k, points[taken].mean(0)
+            is_free = torch.ones(len(free), dtype=torch.bool)
+            is_free[near] = False
+            free = free[is_free]
+        if cluster.equal(before):
+            break
+    return centroids, cluster
+
+
 @loop()
 def assign_within(cost: np.ndarray, low: int, high: int) -> np.ndarray:
     """Return int64 [N], a column for each row of cost float [N, K]: the least total cost where each column gets low..high rows.

@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from semid.errors import DataError
-from semid.nn.balanced_kmeans import assign_within, balanced_kmeans
+from semid.nn.balanced_kmeans import assign_within, balanced_kmeans, greedy_balanced_kmeans
+from semid.nn.kmeans import kmeans
+from semid.nn.quantize import squared_distances
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 3), (2, 9), (2, 3), (1, 4), (0, 30)])
@@ -56,3 +58,39 @@ def test_identical_points_are_dealt_evenly():
 def test_bounds_that_nobody_can_meet_are_one_clear_message(low, high):
     with pytest.raises(DataError, match=r"hold all 50.*choose bounds around 6\.2"):
         balanced_kmeans(torch.randn(50, 3), 8, low=low, high=high, generator=torch.Generator().manual_seed(0))
+
+
+def skewed(count: int, seed: int = 0) -> torch.Tensor:
+    """Points of which two thirds lie in one narrow cloud."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 6, generator=generator)
+    points[: 2 * count // 3] *= 0.2
+    return points
+
+
+def error(points: torch.Tensor, centroids: torch.Tensor, cluster: torch.Tensor) -> float:
+    return (points - centroids[cluster]).square().sum().item()
+
+
+@pytest.mark.parametrize("count", [600, 613])
+def test_greedy_clusters_differ_by_one_point_at_most_and_centroids_are_their_means(count):
+    points = skewed(count)
+    centroids, cluster = greedy_balanced_kmeans(points, 16, generator=torch.Generator().manual_seed(0))
+    size = torch.bincount(cluster, minlength=16)
+    assert size.max() - size.min() <= 1
+    for k in range(16):
+        torch.testing.assert_close(centroids[k], points[cluster == k].mean(0))
+
+
+def test_balance_costs_little_error_and_the_cheapest_assignment_least():
+    points, generator = skewed(640), torch.Generator().manual_seed(0)
+    plain = kmeans(points, 16, generator=generator)
+    best = error(points, plain, squared_distances(points, plain).argmin(1))
+    exact = error(points, *balanced_kmeans(points, 16, low=40, high=40, generator=generator))
+    greedy = error(points, *greedy_balanced_kmeans(points, 16, generator=generator))
+    assert best < exact < greedy < 2 * best
+
+
+def test_fewer_points_than_greedy_clusters_are_refused():
+    with pytest.raises(DataError, match="want at least 16 points, one a cluster, got 10; choose fewer clusters"):
+        greedy_balanced_kmeans(torch.randn(10, 3), 16, generator=torch.Generator().manual_seed(0))
