@@ -161,7 +161,8 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.norm, self.attention = nn.RMSNorm(width, EPS), Attention(width, heads, head_width, dropout)
         self.cross_norm, self.cross = nn.RMSNorm(width, EPS), Attention(width, heads, head_width, dropout)
-        self.feed_norm, self.feedforward = nn.RMSNorm(width, EPS), FeedForward(width, hidden, dropout)
+        self.feed_norm = nn.RMSNorm(width, EPS)
+        self.feedforward: nn.Module = FeedForward(width, hidden, dropout)  # or a mixture of them
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor, memory: Tensor, hidden_memory: Tensor) -> Tensor:
