@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from semid.errors import ConfigError
 from semid.types import Batch, Cases, Interactions, Split
 
 
@@ -135,6 +136,58 @@ class TargetBatches:
             begin = np.random.default_rng((self.seed, epoch, index)).integers(begin, end)
         batch = _gather(self.events, begin, end, request=self.events.time[end])
         batch.target[torch.arange(len(rows)), batch.length - 1] = torch.from_numpy(self.events.item[end].astype(np.int64))
+        return batch
+
+
+class SessionBatches:
+    """One session a row: up to `items` items in a row (`extra["session"]`, int64 [B, P]) and up to `max_length` items before them.
+
+    Every event but a user's first begins a session once an epoch. All sessions of a batch have one length, that of the latest ones is
+    shorter than `items`; is_whole leaves those out. least_value: sessions whose mean value is lower are left out (the paper trains on good
+    ones alone). The first item is the target after the history. Where events have values, `extra["reward"]` float32 [B, P] has them.
+
+    Source: OneRec, arXiv 2502.18965, section 3.2: there a session is what one request showed.
+    """
+
+    def __init__(self, train: Interactions, *, max_length: int, items: int, batch_size: int, seed: int, is_whole: bool = False,
+                 least_value: float | None = None):
+        self.events, self.max_length, self.batch_size, self.seed = train, max_length, batch_size, seed
+        first, end = train.offsets[train.user], train.offsets[train.user + 1]
+        begin = np.flatnonzero(np.arange(len(train)) > first)
+        length = np.minimum(end[begin] - begin, items)
+        is_good = length == items if is_whole else np.ones(len(begin), bool)
+        if least_value is not None:
+            if train.value is None:
+                raise ConfigError("sessions: least_value compares values, which these events don't have; leave it out")
+            total = np.concatenate([[0.0], np.cumsum(train.value, dtype=np.float64)])
+            is_good &= (total[begin + length] - total[begin]) / length >= least_value
+        if not is_good.any():
+            raise ConfigError(f"sessions: want one session of {items} items at least, got none; choose shorter ones or a lower value")
+        self._begin, self._length, self._first = begin[is_good], length[is_good], first[begin[is_good]]
+        self._plan: tuple[int, list[np.ndarray]] = (-1, [])
+        self.steps_per_epoch = len(self._batches_of(0))
+
+    def _batches_of(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng((self.seed, epoch))
+        batches = []
+        for length in np.unique(self._length):
+            rows = rng.permutation(np.flatnonzero(self._length == length))
+            batches += np.array_split(rows, -(-len(rows) // self.batch_size))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def at(self, step: int) -> Batch:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._plan[0] != epoch:
+            self._plan = (epoch, self._batches_of(epoch))
+        rows = self._plan[1][index]
+        begin, length = self._begin[rows], self._length[rows]
+        batch = _gather(self.events, np.maximum(self._first[rows], begin - self.max_length), begin, request=self.events.time[begin])
+        session = _padded(self.events.item, begin, begin + length, -1)
+        batch.target[torch.arange(len(rows)), batch.length - 1] = session[:, 0]
+        batch.extra["session"] = session
+        if self.events.value is not None:
+            place = begin[:, None] + np.arange(session.shape[1])
+            batch.extra["reward"] = torch.from_numpy(self.events.value[place])
         return batch
 
 

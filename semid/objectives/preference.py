@@ -59,19 +59,24 @@ class Preference:
             before = paths(self.reference, batch, items).logp.sum(2)
         gain = (logp - before).masked_fill(items < 0, -torch.inf)[has_pair]
         loss = preference_loss(gain[:, 0], gain[:, 1:], self.beta).sum() / has_pair.sum().clamp_min(1)
-        parts = self._parts(gain.detach(), logp[:, 0].detach(), has_pair) | {"preference": loss.detach()}
+        parts = pair_parts(gain.detach(), logp[:, 0].detach(), has_pair) | {"preference": loss.detach()}
         if self.supervised is None:
             return Loss(self.weight * loss, parts)
         kept = self.supervised(model, batch)
         return Loss(kept.total + self.weight * loss, parts | {"supervised": kept.total.detach()})
 
-    def _parts(self, gain: Tensor, chosen: Tensor, has_pair: Tensor) -> dict[str, Tensor]:
-        best, others = gain[:, 0], gain[:, 1:]
-        is_item = others > -torch.inf
-        mean = others.masked_fill(~is_item, 0).sum(1) / is_item.sum(1)
-        over_pairs = lambda values: values.float().sum() / has_pair.sum().clamp_min(1)
-        return {"margin": over_pairs(best - mean), "accuracy": over_pairs(best > others.amax(1)), "chosen": chosen.mean(),
-                "pairs": has_pair.float().mean()}
+
+def pair_parts(gain: Tensor, chosen: Tensor, has_pair: Tensor) -> dict[str, Tensor]:
+    """Return the parts margin, accuracy, chosen and pairs, as `Preference` tells them.
+
+    gain float [pairs, 1 + K], the chosen first, -inf left out; chosen float [B]: its log p; has_pair bool [B].
+    """
+    best, others = gain[:, 0], gain[:, 1:]
+    is_item = others > -torch.inf
+    mean = others.masked_fill(~is_item, 0).sum(1) / is_item.sum(1)
+    over_pairs = lambda values: values.float().sum() / has_pair.sum().clamp_min(1)
+    return {"margin": over_pairs(best - mean), "accuracy": over_pairs(best > others.amax(1)), "chosen": chosen.mean(),
+            "pairs": has_pair.float().mean()}
 
 
 def check_pairs(codes: Tensor, chosen: Tensor, rejected: Tensor) -> None:

@@ -21,14 +21,20 @@ KINDS = {
 
 
 def generator(kind: str, *, has_padding: bool = False) -> torch.nn.Module:
-    """A generator over the toy world's items with codes of sizes (4, 5, 6), distinct, some of two levels with `has_padding`."""
+    """A generator over the toy world's items with `path_codes`."""
+    ids = path_codes(has_padding=has_padding)
+    torch.manual_seed(0)
+    return KINDS[kind](ids).eval()
+
+
+def path_codes(*, has_padding: bool = False) -> SemanticIds:
+    """Codes of the toy world's items of sizes (4, 5, 6), distinct, some of two levels with `has_padding`."""
     every = np.stack(np.meshgrid(np.arange(4), np.arange(5), np.arange(6), indexing="ij"), axis=-1).reshape(-1, 3)
     codes = np.random.default_rng(0).permutation(every)[:ITEMS].astype(np.int16)
     if has_padding:
         first_of_pair = ~np.array([(codes[:i, :2] == codes[i, :2]).all(1).any() for i in range(ITEMS)])
         codes[first_of_pair, 2] = -1
-    torch.manual_seed(0)
-    return KINDS[kind](SemanticIds(codes, (4, 5, 6))).eval()
+    return SemanticIds(codes, (4, 5, 6))
 
 
 def one_target_each(rows: int = 7) -> Batch:
