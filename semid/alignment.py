@@ -7,7 +7,8 @@ Axes: B cases or rows, G items of a group, N items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,26 +89,38 @@ def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job
     vectors: float [N, D] content of the items, for the semantic reward. Raises `ConfigError` for settings that cannot work.
     """
     _check(config, data)
+    generator = recommender.generator
+    batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors)
+    with judged(recommender, data, job) as looks:
+        for turn in range(config.rounds):
+            reference = frozen(generator)
+            if config.method == "grpo":
+                objective = GRPO(reference, 1e-3 if config.beta is None else config.beta)
+            else:
+                objective = Preference(reference, 0.1 if config.beta is None else config.beta, NextCodes() if config.supervised else None)
+            stage = config.method if config.rounds == 1 else f"{config.method} round {turn + 1}"
+            fit(generator, objective, batches, steps=config.steps, optimization=config.optimization,
+                validation=Validation(lambda: measure(recommender, looks, seen=data.protocol.seen), every=config.look_every),
+                checkpoint=job.checkpoint(f"alignment-{turn}"), resume=job.resume, log=job.log, stage=stage)
+    return recommender
+
+
+@contextmanager
+def judged(recommender: CodeRecommender, data: Split, job: Job) -> Iterator[Split]:
+    """Train the recommender's generator inside, with looks at the validation of the data that this yields: half of the cases.
+
+    At the end the other half decides: the weights go back to what they were unless the new ones are promoted (`decide`).
+    """
+    if len(data.valid) < 2:
+        raise ConfigError(f"alignment: want validation cases to decide on the promotion, got {len(data.valid)}; choose another split")
     generator, supervised = recommender.generator, _copy(recommender.generator)
     looks, held_out = (replace(data, valid=data.valid.take(np.arange(len(data.valid)) % 2 == half)) for half in (0, 1))
-    seen = resolve_seen("auto", data.train)
     before = ndcg_by_case(recommender, held_out, seen=data.protocol.seen)
-    batches = _batches(recommender, config, data, job, seen, vectors)
-    for turn in range(config.rounds):
-        reference = frozen(generator)
-        if config.method == "grpo":
-            objective = GRPO(reference, 1e-3 if config.beta is None else config.beta)
-        else:
-            objective = Preference(reference, 0.1 if config.beta is None else config.beta, NextCodes() if config.supervised else None)
-        stage = config.method if config.rounds == 1 else f"{config.method} round {turn + 1}"
-        fit(generator, objective, batches, steps=config.steps, optimization=config.optimization,
-            validation=Validation(lambda: measure(recommender, looks, seen=data.protocol.seen), every=config.look_every),
-            checkpoint=job.checkpoint(f"alignment-{turn}"), resume=job.resume, log=job.log, stage=stage)
+    yield looks
     decision = decide(before, ndcg_by_case(recommender, held_out, seen=data.protocol.seen), seed=job.seed)
     if not decision.is_promoted:
         generator.load_state_dict(supervised)
     job.log.write("promotion", note=str(decision), is_promoted=decision.is_promoted, **decision.__dict__)
-    return recommender
 
 
 def decide(before: np.ndarray, after: np.ndarray, *, seed: int = 0) -> Decision:
@@ -160,8 +173,6 @@ def _check(config: Alignment, data: Split) -> None:
     if not 2 <= wanted < len(data.catalog):
         what = "negatives + 1" if config.method == "dpo" else "group"
         raise ConfigError(f"alignment.{what}: want at least 2 and fewer than the {len(data.catalog)} items, got {wanted}")
-    if len(data.valid) < 2:
-        raise ConfigError(f"alignment: want validation cases to decide on the promotion, got {len(data.valid)}; choose another split")
 
 
 def _copy(generator: torch.nn.Module) -> dict[str, Tensor]:

@@ -112,3 +112,9 @@ def gbce(positive: Tensor, negative: Tensor, *, num_items: int, calibration: flo
     log_positive = beta * F.logsigmoid(positive.double())
     log_negative = F.logsigmoid(-negative.double()).sum(1)
     return (-(log_positive + log_negative) / (k + 1)).mean().float()
+
+
+def known_cross_entropy(logits: Tensor, label: Tensor, is_known: Tensor) -> Tensor:
+    """Sum over the last axis of the mean binary cross-entropy over what is known: float [..., T], labels in [0, 1], bool -> a scalar."""
+    loss = F.binary_cross_entropy_with_logits(logits, label, reduction="none").masked_fill(~is_known, 0.0).flatten(0, -2)
+    return (loss.sum(0) / is_known.flatten(0, -2).sum(0).clamp_min(1)).sum()

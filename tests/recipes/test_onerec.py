@@ -1,0 +1,169 @@
+"""OneRec as a recipe: slates of real, different items; sessions that know their own items; alignment towards a known reward."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from semid.data.batch import SessionBatches, case_batches, latest
+from semid.data.split import split
+from semid.decoding.session import session_search
+from semid.errors import ConfigError
+from semid.generators.session import SessionGenerator
+from semid.nn.dropout import without_dropout
+from semid.objectives.paths import frozen
+from semid.objectives.session import NextSession, SessionPreference
+from semid.recipes import onerec
+from semid.run import train
+from semid.training.fit import Optimization, fit
+from semid.training.job import Job
+from semid.training.log import Log
+from semid.training.session_pairs import SessionPairs
+from semid.tree import CodeTree
+from semid.types import Catalog, IdMap, Interactions, Protocol, SemanticIds, Split
+from tests.toyworld.world import walk
+
+ITEMS, FAST = 64, Optimization(learning_rate=5e-3, warmup=20, weight_decay=0.0)
+SHORT = replace(onerec.smoke(), steps=10, look_every=10, ipa=replace(onerec.smoke().ipa, steps=3, look_every=3, reward_steps=5))
+
+
+def four_ways(seed: int = 0, users: int = 1000) -> Split:
+    """From item i people go on to one of 5 i + 1 .. 5 i + 4 (mod 64), each as likely."""
+    rng = np.random.default_rng(seed)
+    item = [rng.integers(ITEMS, size=users)]
+    for _ in range(11):
+        item.append((5 * item[-1] + 1 + rng.integers(4, size=users)) % ITEMS)
+    names = IdMap([f"i{i}" for i in range(ITEMS)])
+    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), 12), np.stack(item, 1).reshape(-1).astype(np.int32),
+                          np.tile(np.arange(12, dtype=np.int64), users), IdMap([f"u{u}" for u in range(users)]), names)
+    return split(events, Catalog(names, pa.table({"item": list(range(ITEMS))})), Protocol())
+
+
+def sessions(seed: int = 0) -> SessionBatches:
+    return SessionBatches(four_ways(seed).train, max_length=1, items=2, batch_size=64, seed=seed, is_whole=True)
+
+
+@cache
+def supervised() -> tuple[SessionGenerator, CodeTree]:
+    ids = SemanticIds(np.stack(np.divmod(np.arange(ITEMS), 8), axis=1).astype(np.int16), (8, 8))
+    torch.manual_seed(0)
+    model = SessionGenerator(ids, width=32, heads=2, head_width=16, encoder_layers=1, decoder_layers=1, feedforward=32, dropout=0.0,
+                             experts=4, active=2)
+    fit(model, NextSession(), sessions(), steps=300, optimization=FAST)
+    return model, CodeTree.build(ids)
+
+
+def test_a_session_knows_its_own_items():
+    """The item after next is one of 16 for whoever sees the history alone (log 16 nats at best), one of 4 for whoever knows the next."""
+    model, _ = supervised()
+    with torch.no_grad():
+        loss = NextSession(balance=0.0)(model, sessions(seed=1).at(0))
+    assert math.log(4) - 0.1 < loss.parts["item_1"] < math.log(4) + 0.5
+    assert math.log(4) - 0.1 < loss.parts["item_2"] < math.log(16) - 0.8
+
+
+def greedy_reward(model: SessionGenerator, tree: CodeTree, worth: torch.Tensor) -> float:
+    data = four_ways(seed=2, users=200)
+    _, batch = next(case_batches(data, data.test))
+    batch = latest(batch, 1)
+    with without_dropout(model):
+        best = session_search(model, batch, tree, items=2, beams=4).item[:, 0]
+    return worth[best].mean().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_alignment_follows_a_known_reward_and_more_supervision_alone_does_not(seed):
+    worth = torch.rand(ITEMS, generator=torch.Generator().manual_seed(seed))
+    value = lambda batch, written: worth[written.clamp_min(0)].mean(2)
+    start, tree = supervised()
+    reached, margins = {}, []
+    for ratio in (0.0, 0.5):
+        model = frozen(start).requires_grad_(True)
+        torch.manual_seed(seed)
+
+        def propose(batch, model=model):
+            with without_dropout(model):
+                return session_search(model, batch, tree, items=2, beams=8).item
+
+        pairs = SessionPairs(sessions(), propose, value, items=2, ratio=ratio, gap=0.1, seed=seed)
+        log = Log(view=lambda record, ratio=ratio: margins.append(record["parts"]["margin"]) if ratio and "parts" in record else None)
+        for _ in range(2):
+            fit(model, SessionPreference(frozen(model), NextSession(), beta=0.1, weight=4.0), pairs, steps=60, log=log,
+                optimization=replace(FAST, learning_rate=2e-3))
+        reached[ratio] = greedy_reward(model, tree, worth)
+    before = greedy_reward(start, tree, worth)
+    assert abs(reached[0.0] - before) < 0.1
+    assert reached[0.5] > max(before, reached[0.0]) + 0.1
+    assert margins[1] > margins[0]  # each round begins at its own reference
+    assert margins[3] > margins[2]
+
+
+def test_a_slate_holds_real_items_once_and_obeys_rules():
+    world = walk(users=60)
+    recommender = train("onerec", world, settings=dataclasses.asdict(replace(SHORT, session=4))).recommender
+    allowed = np.arange(64) % 2 == 0
+    for rows, batch in case_batches(world, world.test):
+        slate = recommender.slate(batch, allowed=allowed, seen="remove")
+        assert slate.item.shape == (len(rows), 4)
+        assert (slate.item % 2 == 0).all()
+        for items, history in zip(slate.item.tolist(), batch.item.tolist(), strict=True):
+            assert len(set(items)) == 4
+            assert not set(items) & set(history)
+
+
+def test_the_log_tells_the_load_of_the_experts_the_judgement_and_the_promotion():
+    records = []
+    onerec.run(SHORT, walk(users=60), Job(log=Log(view=records.append)))
+    [experts] = [record for record in records if record["stage"] == "experts"]
+    assert "of 4 experts in use in effect" in experts["note"]
+    assert sum(experts["load"]) == pytest.approx(1, abs=1e-3)
+    judged = [record for record in records if record["stage"] == "sessions"]
+    assert [record["note"] for record in judged] == ["before alignment", "after alignment"]
+    assert set(judged[0]) >= {"hit", "reward_taken", "judge_taken"}
+    assert [record["stage"] for record in records].count("promotion") == 1
+    parts = next(record["parts"] for record in records if record["stage"] == "ipa round 1" and "parts" in record)
+    assert set(parts) >= {"supervised", "pairs", "preference"}
+
+
+def test_a_mixture_that_collapsed_is_told_with_advice():
+    records = []
+    config = replace(SHORT, ipa=replace(SHORT.ipa, rounds=0))
+    world, job = walk(users=60), Job(log=Log(view=records.append))
+    recommender = onerec.run(config, world, job)
+    [mixture] = recommender.generator.mixtures
+    mixture.gate.data *= 0
+    mixture.active = 1  # equal gates: the first expert takes all
+    onerec.report_experts(recommender.generator, onerec.sessions_of(config, world, 0).at(0), job)
+    note = records[-1]["note"]
+    assert note.startswith("decoder layer 1: 1.0 of 4 experts in use in effect, 3 idle, the busiest has 100% of the load")
+    assert "the mixture collapsed" in note
+    assert "raise balance" in note
+
+
+@pytest.mark.parametrize("variant", ["plain", "greedy", "item_wise", "no_moe", "ntp_only", "no_ipa"])
+def test_variants_train_and_write_slates(variant):
+    world = walk(users=60)
+    run = train(f"onerec:{variant}", world, settings=dataclasses.asdict(SHORT) | {
+        key: value for key, value in onerec.VARIANTS[variant].items() if "." not in key} | (
+        {"ipa": dataclasses.asdict(replace(SHORT.ipa, ratio=0.0))} if variant == "ntp_only" else {}))
+    _, batch = next(case_batches(world, world.test))
+    assert (run.recommender.slate(batch).item >= 0).all()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"ipa": replace(SHORT.ipa, group=1)}, "want two sessions at least, a best and a worst, got 1"),
+    ({"ipa": replace(SHORT.ipa, ratio=1.5)}, r"want a share in \[0, 1\], got 1.5"),
+    ({"bad_share": 0.5}, "leaves out sessions of low value, but these events have no values"),
+    ({"active": 5}, "want 1 to 4 active ones of 4, got 5"),
+])
+def test_settings_that_cannot_work_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        onerec.run(replace(SHORT, **changes), walk(users=30), Job())
