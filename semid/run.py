@@ -122,6 +122,17 @@ class Run:
                               max_history=self.split.protocol.max_history)
         return self.recommender.recommend(batch, k=k, allowed=allowed, seen=self.resolve_seen(seen))
 
+    def asked(self, prior: str) -> Run:
+        """Return this run answering with the heads of one prior alone, such as "categories=Makeup": every item of its lists carries it.
+
+        Raises `ConfigError` where the recipe has no heads of priors, `DataError` for an unknown one, with the nearest name.
+        """
+        from semid.recipes.human_priors import PriorRecommender
+
+        if not isinstance(self.recommender, PriorRecommender):
+            raise ConfigError(f"prior {prior!r}: {self.recipe} has no heads of priors; train human_priors, or use where=...")
+        return dataclasses.replace(self, recommender=self.recommender.asked(prior), folder=None)
+
     def allowed(self, where: str | None, exclude: Sequence[str] = ()) -> np.ndarray | None:
         """Return the bool [N] mask of items that a rule admits, None if every item is."""
         if where is None and not len(exclude):

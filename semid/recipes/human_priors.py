@@ -4,7 +4,7 @@ Source: "Don't Waste It: Guiding Generative Recommenders with Structured Human P
 paper's heads, compositions and loss; SASRec below them, or HSTU (`human_priors:hstu`).
 Compare with `human_priors:multi_interest` (as many heads, each future trains the one that fits best: no priors), `human_priors:single`
 (one head) and `human_priors:shuffled` (the tags of other items: what is left of the gain is not the priors').
-A trained model can be asked for one prior: `recommender.asked("categories=Makeup")` has lists of that tag alone.
+A trained run can be asked for one prior: `run.asked("categories=Makeup").recommend(user=...)` lists items of that tag alone.
 Deviations: (1) negatives are uniform distinct items, drawn once a batch (the paper: those of the other users' samples, over all
 devices); (2) early stopping on validation NDCG@10, our optimizer; (3) the lists of a whole catalogue are merged, not the top k of each
 head: the same list; (4) the gate reads the state without changing it. No heads for event types and user clusters yet.
@@ -148,7 +148,7 @@ def run(config: Config, data: Split, job: Job) -> PriorRecommender:
         priors = Priors(priors.names, priors.tags[order], priors.share)
     model = build(config, torch.from_numpy(priors.tags), data.protocol.max_history, data.events.time_unit == "seconds").to(job.device)
     recommender = PriorRecommender(model, SCALE, job.device, priors.names)
-    job.log.write("priors", note=f"{len(model.heads)} heads", share=dict(zip(priors.names, priors.share.round(4).tolist(), strict=True)))
+    job.log.write("priors", note=f"{len(model.heads)} heads", share={name: round(part, 4) for name, part in zip(priors.names, priors.share.tolist(), strict=True)})
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
     fit(model, objective(config, priors.share), batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
         validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch,

@@ -210,7 +210,7 @@ def report_experts(generator: SessionGenerator, batch: Batch, job: Job) -> None:
         loads = [mixture.routing.load for mixture in generator.mixtures if mixture.routing is not None]
     for layer, load in enumerate(loads, start=1):
         job.log.write("experts", note=f"decoder layer {layer}: {said_of_load(load)}", layer=layer,
-                      load=load.cpu().numpy().round(4).tolist())
+                      load=[round(part, 4) for part in load.tolist()])
 
 
 def align_sessions(recommender: SessionRecommender, config: Config, data: Split, job: Job) -> None:

@@ -29,15 +29,17 @@ def test_a_head_asked_for_its_prior_returns_items_with_it_and_nothing_else(tmp_p
     run = train("human_priors", world, out=tmp_path / "run", settings=settings(SHORT))
     category = np.array(world.catalog.table["category"].to_pylist())
     for opened in (run, load(tmp_path / "run")):
-        asked = opened.recommender.asked("category=c2")
+        asked = opened.asked("category=c2")
         for _, batch in case_batches(world, world.test):
-            found = asked.recommend(batch, k=10, seen="remove")
+            found = asked.recommender.recommend(batch, k=10, seen="remove")
             assert (found.item >= 0).all()
             assert (category[found.item] == "c2").all()
-        answers = dataclasses.replace(opened, recommender=asked).recommend(history=["item3", "item5"], k=16)
+        answers = asked.recommend(history=["item3", "item5"], k=16)
         assert {a["item_id"] for a in answers} == {f"item{i}" for i in range(2, 64, 4)}
     with pytest.raises(DataError, match=r"unknown prior 'category=c7' \(did you mean 'category="):
-        run.recommender.asked("category=c7")
+        run.asked("category=c7")
+    with pytest.raises(ConfigError, match="popularity has no heads of priors; train human_priors"):
+        train("popularity", world).asked("category=c2")
 
 
 @pytest.mark.parametrize("variant", ["single", "multi_interest", "gated", "hstu", "first_seen"])
@@ -51,7 +53,7 @@ def test_a_variant_trains_and_answers_alike_from_its_folder(variant, tmp_path):
     np.testing.assert_allclose(ours.score, theirs.score, rtol=1e-5)
     if variant in ("single", "multi_interest"):
         with pytest.raises(ConfigError, match="the heads of this model stand for no priors"):
-            run.recommender.asked("category=c1")
+            run.asked("category=c1")
 
 
 def test_items_without_categories_are_told_what_is_missing():
