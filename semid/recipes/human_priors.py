@@ -148,7 +148,8 @@ def run(config: Config, data: Split, job: Job) -> PriorRecommender:
         priors = Priors(priors.names, priors.tags[order], priors.share)
     model = build(config, torch.from_numpy(priors.tags), data.protocol.max_history, data.events.time_unit == "seconds").to(job.device)
     recommender = PriorRecommender(model, SCALE, job.device, priors.names)
-    job.log.write("priors", note=f"{len(model.heads)} heads", share={name: round(part, 4) for name, part in zip(priors.names, priors.share.tolist(), strict=True)})
+    job.log.write("priors", note=f"{len(model.heads)} heads",
+                  share={name: round(part, 4) for name, part in zip(priors.names, priors.share.tolist(), strict=True)})
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
     fit(model, objective(config, priors.share), batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
         validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch,
