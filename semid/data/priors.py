@@ -27,11 +27,12 @@ class Priors:
     tags: np.ndarray
     share: np.ndarray
 
-    def find(self, name: str) -> int:
-        """Return the number of a prior. Raises `DataError` with the nearest name."""
-        if name not in self.names:
-            raise DataError(f"unknown prior {name!r}{did_you_mean(name, self.names)}; this model knows: {', '.join(self.names)}")
-        return self.names.index(name)
+
+def number_of(prior: str, names: tuple[str, ...]) -> int:
+    """Return the place of a prior among the names. Raises `DataError` with the nearest one."""
+    if prior not in names:
+        raise DataError(f"unknown prior {prior!r}{did_you_mean(prior, names)}; this model knows: {', '.join(names)}")
+    return names.index(prior)
 
 
 def priors_of(catalog: Catalog, train: Interactions, columns: tuple[str, ...], *, most: int = 8) -> Priors:

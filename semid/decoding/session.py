@@ -46,11 +46,12 @@ def session_search(generator: Any, batch: Batch, tree: CodeTree, *, items: int, 
                    constraint: Constraint | None = None, seen: Tensor | None = None, normalise: Normalise = "vocabulary") -> Sessions:
     """Return the K = `beams` best sessions of `items` items that a search with as many sessions an item finds.
 
-    generator: a `generators.session.SessionGenerator`, in evaluation mode. Each kept session is extended by its `width` best items (a beam
-    search of its own down the code tree), then the best K of a row's stay; None = K, which loses nothing at this step. The same items in
-    another order are another session. constraint, seen: as for `beam_search`. Where a row has fewer sessions, item is -1.
+    generator: a `generators.session.SessionGenerator`, in evaluation mode. Each kept session is extended by its `width` best items, more
+    while there are few sessions (a beam search of its own down the code tree), then the best K of a row stay; None = K, which loses
+    nothing. The same items in another order are another session. constraint, seen: as for `beam_search`. Where a row has fewer sessions,
+    item is -1.
     """
-    width = min(beams if width is None else width, len(tree))
+    width = beams if width is None else width
     if items < 1 or beams < 1 or width < 1:
         raise ConfigError(f"sessions: want at least one item, one beam and a width of one, got {items}, {beams} and {width}")
     rows = len(batch)
@@ -59,14 +60,15 @@ def session_search(generator: Any, batch: Batch, tree: CodeTree, *, items: int, 
     logp = torch.zeros(rows, 1, 0, device=tree.device)
     for _ in range(items):
         count = session.shape[1]
+        wide = min(max(width, -(-beams // count)), len(tree))  # the first items fill the beams
         row = torch.arange(rows, device=tree.device).repeat_interleave(count)
         hidden = session.flatten(0, 1) if seen is None else torch.cat([seen[row], session.flatten(0, 1)], dim=1)
-        found = beam_search(cast("Generator", _GoingOn(generator, state)), batch.only(row), tree, beams=width, constraint=constraint,
+        found = beam_search(cast("Generator", _GoingOn(generator, state)), batch.only(row), tree, beams=wide, constraint=constraint,
                             seen=hidden, normalise=normalise)
         before = logp[:, :, -1] if logp.shape[2] else logp.new_zeros(rows, count)
         total = (before.flatten()[:, None] + found.logp).view(rows, -1)  # [B, count W]
         best, place = total.topk(min(beams, total.shape[1]), dim=1)
-        parent = place // width
+        parent = place // wide
         item = found.item.view(rows, -1).gather(1, place).masked_fill(best == -torch.inf, -1)
         pick = parent[..., None].expand(-1, -1, session.shape[2])
         session = torch.cat([session.gather(1, pick), item[..., None]], dim=2)

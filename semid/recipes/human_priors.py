@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from semid.data.batch import SequenceBatches
-from semid.data.priors import Priors, priors_of
+from semid.data.priors import Priors, number_of, priors_of
 from semid.errors import ConfigError, DataError
 from semid.evaluation.beyond_accuracy import CATEGORIES, category_column
 from semid.files import write_json
@@ -120,8 +120,7 @@ class PriorRecommender(ItemRecommender):
         assert isinstance(self.scorer, PriorHeadScorer)
         if not (self.scorer.heads.prior >= 0).any():
             raise ConfigError(f"prior {prior!r}: the heads of this model stand for no priors; train human_priors without a variant")
-        number = Priors(self.names, np.empty(0), np.empty(0)).find(prior)
-        return AskedRecommender(self.scorer, self.scale, self.device, number)
+        return AskedRecommender(self.scorer, self.scale, self.device, number_of(prior, self.names))
 
     def save(self, folder: Path) -> None:
         super().save(folder)

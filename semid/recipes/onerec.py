@@ -71,8 +71,9 @@ JUDGED = 512
 class IPA:
     """Iterative preference alignment. rounds: how often the reference is set to the policy of then; 0 = none. ratio: share of the training
     rows that get a pair; group: sessions the model writes for one, each extended by its `width` best items. gap: rewards of a pair differ
-    by more. beta, weight: of the DPO loss. steps, look_every: of a round. reward_steps: training of each reward model. towers: weights of
-    the reward's towers, "taken" and "valued"."""
+    by more, in standard deviations of a tower. beta, weight: of the DPO loss. steps, look_every: of a round. reward_steps: training of
+    each reward model. towers: weights of the reward's towers, "taken" and "valued".
+    """
 
     rounds: int = 2
     ratio: float = 0.01

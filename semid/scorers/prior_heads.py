@@ -73,19 +73,19 @@ class PriorHeadScorer(nn.Module):
         state = last_state(self.states(batch), batch.length)
         is_open = self._open(state) if is_gated and self.gate is not None else None
         table, every = self.item_vectors(), self.heads(state)
-        best = state.new_full((len(state), len(table)), -torch.inf if self.merge == "combine" else 0.0, dtype=torch.float32)
-        count = torch.zeros_like(best) if self.merge == "average" else None
+        best = torch.full((len(state), len(table)), -torch.inf if self.merge == "combine" else 0.0, device=state.device)
+        count = torch.zeros_like(best)
         for head in heads:
             prior = int(self.heads.prior[head])
-            score = self.scale() * (F.normalize(every[head], dim=1) @ table.T).float()
-            ranks = torch.ones_like(score, dtype=torch.bool) if prior < 0 else self.tags[:, prior].expand_as(score)
-            if is_open is not None and prior >= 0:
-                ranks = ranks & is_open[:, prior, None]
-            if count is None:
-                best = torch.maximum(best, score.masked_fill(~ranks, -torch.inf))
+            items = slice(None) if prior < 0 else torch.nonzero(self.tags[:, prior]).squeeze(1)
+            score = self.scale() * (F.normalize(every[head], dim=1) @ table[items].T).float()
+            is_on = score.new_ones(len(score), 1) if is_open is None or prior < 0 else is_open[:, prior, None].float()
+            if self.merge == "combine":
+                best[:, items] = torch.maximum(best[:, items], score.masked_fill(is_on == 0, -torch.inf))
             else:
-                best, count = best + score.masked_fill(~ranks, 0.0), count + ranks
-        return best if count is None else (best / count.clamp_min(1)).masked_fill(count == 0, -torch.inf)
+                best[:, items] += score * is_on
+                count[:, items] += is_on
+        return best if self.merge == "combine" else (best / count.clamp_min(1)).masked_fill(count == 0, -torch.inf)
 
     def _open(self, state: Tensor) -> Tensor:
         """bool [B, C]: the priors whose heads are on."""

@@ -51,7 +51,10 @@ class SessionReward(nn.Module):
         return torch.sigmoid(self(batch, sessions))
 
     def reward(self, batch: Batch, sessions: Tensor, weights: Tensor) -> Tensor:
-        """Return float32 [B, C]: the towers' probabilities, each standardised among a history's sessions, times `weights` [T], summed."""
+        """Return float32 [B, C]: the towers' probabilities, each standardised over all these sessions, times `weights` [T], summed.
+
+        So towers weigh alike whatever their spread, and sessions of a history that are all as good have rewards near each other.
+        """
         value = self.probabilities(batch, sessions)
-        scaled = (value - value.mean(1, keepdim=True)) / (value.std(1, keepdim=True) + 1e-6)
+        scaled = (value - value.mean((0, 1))) / (value.std((0, 1)) + 1e-6)
         return (scaled * weights).sum(2)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from semid.data.priors import Priors, priors_of
+from semid.data.priors import number_of, priors_of
 from semid.errors import DataError
 from semid.types import Catalog, IdMap, Interactions
 
@@ -70,7 +70,7 @@ def test_columns_that_are_no_priors_are_refused(columns, message):
 
 
 def test_an_unknown_prior_gets_the_nearest_name():
-    priors = Priors(("genre=x", "genre=yy"), np.zeros((1, 2), bool), np.zeros(2, np.float32))
-    assert priors.find("genre=yy") == 1
+    names = ("genre=x", "genre=yy")
+    assert number_of("genre=yy", names) == 1
     with pytest.raises(DataError, match=r"unknown prior 'genre=y' \(did you mean 'genre=yy'\?\); this model knows: genre=x, genre=yy"):
-        priors.find("genre=y")
+        number_of("genre=y", names)
