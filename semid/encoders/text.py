@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semid.encoders.cache import cache_folder, cached, file_sha256, fingerprint
-from semid.errors import ConfigError, DataError, MissingExtra, did_you_mean
+from semid.errors import ConfigError, DataError, did_you_mean
+from semid.nn.pretrained import pretrained
 from semid.types import Catalog
 
 log = logging.getLogger(__name__)
@@ -187,22 +188,7 @@ def _has_native_bfloat16(device: str) -> bool:
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _load(kind: str, model: str | Path):
-    """Return `transformers.<kind>.from_pretrained(model)`, without its progress bar, its failures said in our words."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtra("text encoder: transformers is not installed; pip install 'semid[text]', "
-                           "or use the Hashed encoder, which needs no weights") from error
-    bars = transformers.utils.logging
-    is_shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        return getattr(transformers, kind).from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"text encoder: want a model on the hub or in a folder, got {str(model)!r}, which cannot be loaded "
-                          f"({str(error).splitlines()[0]}); check the name, or pass a folder that holds config.json, "
-                          "the tokenizer and the weights") from error
-    finally:
-        if is_shown:
-            bars.enable_progress_bar()
+def _load(kind: Literal["AutoConfig", "AutoModel", "AutoTokenizer"], model: str | Path):
+    """Return `transformers.<kind>.from_pretrained(model)`. Errors as of `pretrained`."""
+    return pretrained(lambda transformers, name: getattr(transformers, kind).from_pretrained(name), model, what="text encoder",
+                      extra="text", instead=", or use the Hashed encoder, which needs no weights")
