@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXTRA = frozenset({"query", "profile", "reward", "domain", "seen", "request", "state", "candidates", "chosen", "rejected", "alike",
-                   "takers", "session", "session_pair"})
+                   "takers", "session", "session_pair", "task"})
 """The closed list of names that `Batch.extra` may hold. seen: int64 [B, H] (-1 pad), all items of the user's past, where the
 history that the model reads was cut to the latest. request: int64 [B], when the item after the last one is asked for, in the
 unit of `time`. state: float32 [B, D], what a causal generator's `read` returned for these histories, so that it need not read
 them again. candidates: int64 [B, G] proposed items, reward: float32 [B, G] their worth. chosen: int64 [B] and
 rejected: int64 [B, K] (-1 pad), the two sides of a preference. alike: int64 [B], takers: int64 [B, 3], see
 `data.indexing.IndexingBatches`. session: int64 [B, P] (-1 pad), the items taken after the history, in order; session_pair: int64
-[B, 2, P] (-1 = none), a session that is better than another one."""
+[B, 2, P] (-1 = none), a session that is better than another one. task: int64 [B], number of the task that a language model is
+given."""
 
 TRAIN, VALID, TEST = 0, 1, 2
 """Values of `Interactions.split`."""
