@@ -18,6 +18,7 @@ from torch import Tensor
 
 from semid.data.batch import TargetBatches
 from semid.decoding.beam import beam_search
+from semid.decoding.sample import sample
 from semid.errors import ConfigError
 from semid.evaluation.evaluate import Seen, resolve_seen
 from semid.evaluation.statistics import bootstrap
@@ -45,7 +46,8 @@ class Alignment:
 
     rewards: added up, see `training.rollouts`. beta: of the loss; None takes .1 for pairs, .001 for groups. supervised: keep the
     cross-entropy of the codes in the sum of a loss over pairs. adds_target: to groups that miss it. rounds: how often the reference
-    is set to the policy of then; steps and the learning-rate schedule are those of a round.
+    is set to the policy of then; steps and the learning-rate schedule are those of a round. is_sampled: groups are draws from the
+    policy, with repetitions, and not its best beams: plain GRPO.
     """
 
     method: Literal["none", "dpo", "ipa", "grpo"] = "none"
@@ -55,6 +57,7 @@ class Alignment:
     beta: float | None = None
     supervised: bool = True
     adds_target: bool = False
+    is_sampled: bool = False
     rounds: int = 1
     steps: int = 400
     batch_size: int = 64
@@ -83,14 +86,16 @@ class Decision:
                 f"interval of the difference [{self.low:+.4f}, {self.high:+.4f}] {reason} 0")
 
 
-def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job, *, vectors: np.ndarray | None = None) -> CodeRecommender:
+def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job, *, vectors: np.ndarray | None = None,
+          targets: Batches | None = None) -> CodeRecommender:
     """Train the recommender's generator on in place, and put its weights back unless the new ones are promoted.
 
-    vectors: float [N, D] content of the items, for the semantic reward. Raises `ConfigError` for settings that cannot work.
+    vectors: float [N, D] content of the items, for the semantic reward. targets: batches of histories with one target a row, None = the
+    training events. Raises `ConfigError` for settings that cannot work.
     """
     _check(config, data)
     generator = recommender.generator
-    batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors)
+    batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors, targets)
     with judged(recommender, data, job) as looks:
         for turn in range(config.rounds):
             reference = frozen(generator)
@@ -130,26 +135,32 @@ def decide(before: np.ndarray, after: np.ndarray, *, seed: int = 0) -> Decision:
     return Decision(float(before.mean()), float(after.mean()), low, high, len(before))
 
 
-def proposals(recommender: CodeRecommender, count: int, seen: Seen) -> Callable[[Batch], Tensor]:
-    """Return `batch -> items int64 [B, count]`: the best beams of the recommender's generator as it is when called."""
+def proposals(recommender: CodeRecommender, count: int, seen: Seen, *, is_sampled: bool = False) -> Callable[[Batch], Tensor]:
+    """Return `batch -> items int64 [B, count]`: the best beams of the recommender's generator as it is when called, or draws from it."""
 
     def propose(batch: Batch) -> Tensor:
         with without_dropout(recommender.generator):
+            if is_sampled:
+                return sample(recommender.generator, batch, recommender.tree, draws=count, normalise=recommender.normalise,
+                              seen=batch.seen if seen == "remove" else None)
             return beam_search(recommender.generator, batch, recommender.tree, beams=count, normalise=recommender.normalise,
                                seen=batch.seen if seen == "remove" else None).item
 
     return propose
 
 
-def _batches(recommender: CodeRecommender, config: Alignment, data: Split, job: Job, seen: Seen, vectors: np.ndarray | None) -> Batches:
-    length = min(data.protocol.max_history, recommender.max_history or data.protocol.max_history)
-    # Not the steps that the supervised training began with: another order of the same targets.
-    targets = TargetBatches(data.train, max_length=length, batch_size=config.batch_size, seed=job.seed + 1)
+def _batches(recommender: CodeRecommender, config: Alignment, data: Split, job: Job, seen: Seen, vectors: np.ndarray | None,
+             targets: Batches | None) -> Batches:
+    if targets is None:
+        length = min(data.protocol.max_history, recommender.max_history or data.protocol.max_history)
+        # Not the steps that the supervised training began with: another order of the same targets.
+        targets = TargetBatches(data.train, max_length=length, batch_size=config.batch_size, seed=job.seed + 1)
     if config.method == "dpo":
         return Pairs(targets, proposals(recommender, config.negatives + 1, seen), recommender.generator.codes,
                      negatives=config.negatives, device=job.device)
     reward = Sum(tuple(_reward(name, data, job, vectors) for name in config.rewards))
-    rollouts = Rollouts(targets, proposals(recommender, config.group, seen), reward, device=job.device, adds_target=config.adds_target)
+    propose = proposals(recommender, config.group, seen, is_sampled=config.is_sampled)
+    rollouts = Rollouts(targets, propose, reward, device=job.device, adds_target=config.adds_target)
     return rollouts if config.method == "grpo" else RewardedPairs(rollouts)
 
 
@@ -167,6 +178,10 @@ def _reward(name: str, data: Split, job: Job, vectors: np.ndarray | None) -> Rew
 def _check(config: Alignment, data: Split) -> None:
     if config.method not in METHODS:
         raise ConfigError(f"alignment.method: want one of {METHODS}, got {config.method!r}")
+    if config.is_sampled and config.method != "grpo":
+        raise ConfigError(f"alignment.is_sampled: want method grpo, whose groups may be drawn, got {config.method!r}")
+    if config.is_sampled and "rank" in config.rewards:
+        raise ConfigError("alignment.rewards: draws have no ranks for the reward 'rank'; want others with is_sampled")
     if config.method != "dpo" and not config.rewards:
         raise ConfigError(f"alignment.rewards: {config.method} needs one reward at least, got none")
     wanted = config.negatives + 1 if config.method == "dpo" else config.group

@@ -50,5 +50,6 @@ def paths(generator: Any, batch: Batch, items: Tensor) -> Paths:
 
 
 def frozen(generator: nn.Module) -> nn.Module:
-    """Return a copy that no optimizer moves: the reference of a policy objective."""
-    return copy.deepcopy(generator).requires_grad_(False).eval()
+    """Return a copy that no optimizer moves: the reference of a policy objective. Weights that none moves anyway are shared."""
+    shared = {id(parameter): parameter for parameter in generator.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(generator, shared).requires_grad_(False).eval()

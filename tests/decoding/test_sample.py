@@ -1,0 +1,35 @@
+"""Draws have the probabilities that exhaustive scores say, and repeat themselves where beams don't."""
+
+from __future__ import annotations
+
+import torch
+
+from semid.decoding.beam import beam_search
+from semid.decoding.exhaustive import exhaustive
+from semid.decoding.sample import sample
+from semid.tree import CodeTree
+from semid.types import SemanticIds
+from tests.objectives.generators import generator, one_target_each
+
+
+def test_items_are_drawn_with_their_probability_among_real_ones():
+    """Normalised over children the path probabilities of all items sum to 1, and are what draws must follow."""
+    model, batch = generator("causal"), one_target_each(2)
+    tree = CodeTree.build(SemanticIds(model.codes[:-1].short().numpy(), (4, 5, 6)))
+    wanted = exhaustive(model, batch, tree, normalise="children").exp().detach()
+    torch.testing.assert_close(wanted.sum(1), torch.ones(2))
+    torch.manual_seed(0)
+    drawn = sample(model, batch, tree, draws=20_000)
+    share = torch.stack([torch.bincount(row, minlength=len(tree)) for row in drawn]) / 20_000
+    assert (share - wanted).abs().max() < 5 * (wanted.max() / 20_000).sqrt()
+
+
+def test_seen_items_are_never_drawn_and_draws_repeat_where_beams_do_not():
+    model, batch = generator("causal"), one_target_each(4)
+    tree = CodeTree.build(SemanticIds(model.codes[:-1].short().numpy(), (4, 5, 6)))
+    torch.manual_seed(0)
+    drawn = sample(model, batch, tree, draws=16, seen=batch.item)
+    assert not (drawn[:, :, None] == batch.item[:, None]).any()
+    distinct = lambda items: sum(len(row.unique()) for row in items) / items.numel()
+    assert distinct(drawn) < 1
+    assert distinct(beam_search(model, batch, tree, beams=16).item) == 1
