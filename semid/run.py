@@ -13,7 +13,8 @@ import importlib
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -245,7 +246,8 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
             if (done := _prepare(folder, about, resume)) is not None:
                 return done
             save_data(folder, split)
-        recommender = module.run(config, split, job)
+        with memory_explained(config):
+            recommender = module.run(config, split, job)
     except SemidError:
         if folder is not None:
             _undo(folder, before)
@@ -261,6 +263,30 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
         for file in [*folder.glob(".*.checkpoint.safetensors"), *folder.glob(".*.tmp")]:
             file.unlink()  # after the manifest: a run killed in between is finished, not begun again
     return run
+
+
+@contextmanager
+def memory_explained(config: Any) -> Iterator[None]:
+    """Turn an accelerator's lack of memory into a `ConfigError` that names the settings of a recipe's config which bound it."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        found = ", ".join(f"{path}={value}" for path, value in _bounds(config, ""))
+        advice = "; optimization.accumulate makes up for a smaller batch_size" if "batch_size" in found else ""
+        raise ConfigError(f"the accelerator's memory is not enough ({str(error).splitlines()[0]}); lower one of: {found}{advice}; "
+                          "or train with --device cpu") from error
+
+
+def _bounds(config: Any, prefix: str) -> Iterator[tuple[str, object]]:
+    """Yield (path, value) of the settings that bound how much is held at a time, groups of settings included."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _bounds(value, f"{prefix}{field.name}.")
+        elif field.name in ("batch_size", "tokens", "max_tokens", "group", "beams"):
+            yield f"{prefix}{field.name}", value
 
 
 def load(folder: str | Path) -> Run:

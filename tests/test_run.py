@@ -228,3 +228,19 @@ def test_where_and_exclude_hold_for_every_item(original: Run):
     allowed = {f"i{item}" for item in range(64) if item % 3 == 1 and item / 2 < 20} - {"i4"}
     assert {item["item_id"] for item in answer} == allowed
     assert [item["score"] for item in answer] == sorted((item["score"] for item in answer), reverse=True)
+
+
+def test_too_little_memory_of_an_accelerator_names_the_settings_to_lower(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from semid.recipes import minionerec
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(minionerec, "run", full)
+    with pytest.raises(ConfigError, match=r"memory is not enough \(CUDA out of memory\. Tried to allocate 2\.00 GiB\.\); lower one of: "
+                                          r"tuning\.max_tokens=512, tuning\.batch_size=16, tuning\.beams=50, alignment\.group=16, "
+                                          r"alignment\.batch_size=64; optimization\.accumulate makes up for a smaller batch_size"):
+        train("minionerec", data, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
