@@ -53,7 +53,8 @@ class GRPO:
 
     reference: of `paths.frozen`. beta: weight of the divergence from it. Parts, the signs of reward hacking: reward (mean), no_hit
     (share of groups without the target, where hits alone are rewarded they only pull back), flat (share of groups whose rewards
-    are all equal, which teach nothing), kl, entropy (nats a code), coverage (distinct items in the batch over items of the catalogue).
+    are all equal, which teach nothing), kl, entropy (nats a code), distinct (share of a group's items that differ; 1 for beams), coverage
+    (distinct items in the batch over items of the catalogue).
     """
 
     reference: nn.Module
@@ -74,5 +75,6 @@ class GRPO:
             "reward": reward.mean(), "no_hit": 1 - is_hit.any(1).float().mean(),
             "flat": (reward.amax(1) == reward.amin(1)).float().mean(),
             "kl": over_codes(divergence(ours.logp, theirs.logp)), "entropy": over_codes(ours.entropy),
+            "distinct": (items.sort(1).values.diff(dim=1) != 0).float().sum(1).add(1).mean() / items.shape[1],
             "coverage": len(items.unique()) / (model.codes[:, 0] >= 0).sum(),
         })

@@ -74,6 +74,8 @@ def test_parts_name_the_signs_of_reward_hacking():
     assert parts["flat"].item() == pytest.approx(2 / 7)
     assert parts["reward"].item() == pytest.approx(5 / 28)
     assert parts["kl"].item() == pytest.approx(0, abs=1e-6)
+    assert parts["distinct"].item() == pytest.approx(np.mean([len(set(row)) for row in batch.extra["candidates"].tolist()])
+                                                     / batch.extra["candidates"].shape[1])
     assert parts["coverage"].item() == pytest.approx(len(batch.extra["candidates"].unique()) / 64)
     assert 0 < parts["entropy"].item() < np.log(6)
 
