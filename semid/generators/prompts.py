@@ -94,7 +94,8 @@ class Prompts:
         if (needed := frame + count * (item + len(self.between)) + item + 1) > self.limit:
             fits = max(0, (self.limit - frame - item - 1) // (item + len(self.between)))
             raise ConfigError(f"language model: a prompt of {count} items of {item} tokens takes {needed} tokens, more than the "
-                              f"{self.limit} of max_tokens; want a larger max_tokens, shorter titles or a shorter history: {fits} items fit")
+                              f"{self.limit} of max_tokens, into which {fits} items fit; want a larger max_tokens, shorter titles or a "
+                              "shorter history")
 
 
 def tokens_of(tokenizer: Any, text: str) -> tuple[int, ...]:

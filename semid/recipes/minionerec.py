@@ -88,7 +88,8 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
     tokens = title_tokens(tokenizer, titles, tuning.title_tokens)
     prompts = Prompts.of(TASKS, tokenizer, limit=tuning.max_tokens, titles=tokens)
-    prompts.check_room(max(map(len, tokens)))
+    if config.has_title_tasks:
+        prompts.check_room(max(map(len, tokens)))
     vectors = [backbone.text_vectors] if backbone.head is None else [backbone.text_vectors, backbone.head]
     start = torch.stack([initial_rows(each, tokens, ids) for each in vectors])
     generator = prepared(tuning, backbone, ids, prompts, job, start=start)

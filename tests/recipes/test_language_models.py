@@ -46,7 +46,8 @@ def assert_alike(again, run):
 @pytest.mark.parametrize("recipe", [minionerec, rere])
 def test_a_named_model_is_tuned_and_rewarded_and_its_run_needs_neither_hub_nor_folder(recipe, tmp_path):
     name, folder = recipe.__name__.split(".")[-1], save_model(tmp_path / "model")
-    settings = short(recipe, model=str(folder)) | {"alignment": dataclasses.asdict(REWARDED)}
+    rewards = ("rule", "rank", "collaborative", "semantic")
+    settings = short(recipe, model=str(folder)) | {"alignment": dataclasses.asdict(replace(REWARDED, rewards=rewards))}
     if recipe is minionerec:
         settings["has_title_tasks"] = True
     run = train(name, walk(users=20), out=tmp_path / "run", settings=settings)
@@ -55,7 +56,8 @@ def test_a_named_model_is_tuned_and_rewarded_and_its_run_needs_neither_hub_nor_f
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     assert any(record["stage"] == "promotion" for record in records)
     parts = next(record["parts"] for record in records if record["stage"] == "grpo" and "parts" in record)
-    assert set(parts) == {"reward", "no_hit", "flat", "kl", "entropy", "coverage"}
+    assert set(parts) == {"reward", "no_hit", "flat", "kl", "entropy", "distinct", "coverage"}
+    assert parts["distinct"] == 1
 
 
 def test_adapters_and_rows_alone_survive_a_run_folder(tmp_path):
@@ -186,4 +188,3 @@ def test_the_run_folder_says_what_was_built(tmp_path):
     about = json.loads((tmp_path / "run" / fine_tuning.FILE).read_text())
     assert about["config"]["model_type"] == "qwen2"
     assert about["is_tied"]
-    assert not any(key in about["config"] and about["config"][key] == 2 for key in ("top_k",))
