@@ -183,6 +183,25 @@ def test_tasks_with_titles_are_learnt_beside_the_codes():
     assert accuracy > 0.8
 
 
+@pytest.mark.slow
+def test_a_killed_run_with_adapters_resumes_to_the_same_bits(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(record):
+        if record["stage"] == "grpo" and record.get("step") == 4 and "parts" in record:
+            raise Killed
+
+    pytest.importorskip("peft")
+    settings = short(minionerec, trained="lora", lora=LoRA(rank=2, alpha=4, dropout=0.3)) | {"alignment": dataclasses.asdict(REWARDED)}
+    whole = train("minionerec", walk(users=20), out=tmp_path / "whole", settings=settings)
+    with pytest.raises(Killed):
+        train("minionerec", walk(users=20), out=tmp_path / "half", settings=settings, log=Log(view=kill))
+    again = train("minionerec", walk(users=20), out=tmp_path / "half", settings=settings, resume=True)
+    for name, tensor in whole.recommender.generator.state_dict().items():
+        assert torch.equal(tensor, again.recommender.generator.state_dict()[name]), name
+
+
 def test_the_run_folder_says_what_was_built(tmp_path):
     train("minionerec", walk(users=20), out=tmp_path / "run", settings=short(minionerec))
     about = json.loads((tmp_path / "run" / fine_tuning.FILE).read_text())
