@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive
-from semid.errors import ConfigError
+from semid.errors import ConfigError, MissingExtra
 from semid.generators.backbone import LoRA, add_adapters, read_backbone
 from semid.generators.language_model import initial_rows, title_codes
 from semid.generators.prompts import TASKS, Prompts, title_tokens
@@ -215,6 +216,16 @@ def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="language model: want a model on the hub or in a folder, got 'semid/absent', which cannot be"):
         read_backbone("semid/absent")
+
+
+@pytest.mark.parametrize(("module", "call"), [
+    ("transformers", lambda folder: read_backbone(str(folder))),
+    ("peft", lambda folder: add_adapters(torch.nn.Linear(2, 2), LoRA())),
+])
+def test_a_missing_library_names_the_extra(module, call, folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"language model: .*{module}.* not installed; pip install 'semid\[llm\]'"):
+        call(folders["tied"])
 
 
 def test_new_tokens_start_at_their_items_titles_less_what_earlier_levels_said(folders):

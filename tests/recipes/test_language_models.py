@@ -75,10 +75,11 @@ def test_adapters_and_rows_alone_survive_a_run_folder(tmp_path):
         train("rere", walk(users=20), settings=short(rere, trained="rows"))
 
 
-def test_a_frozen_network_in_bfloat16_answers(tmp_path):
+@pytest.mark.parametrize("trained", ["rows", "lora"])
+def test_a_frozen_network_in_bfloat16_answers(trained, tmp_path):
     folder = save_model(tmp_path / "model")
     run = train("minionerec", walk(users=20), out=tmp_path / "run",
-                settings=short(minionerec, model=str(folder), trained="rows", dtype="bfloat16"))
+                settings=short(minionerec, model=str(folder), trained=trained, dtype="bfloat16"))
     assert run.recommender.generator.network.dtype == torch.bfloat16
     assert run.recommender.generator.embedding.weight.dtype == torch.float32
     assert_alike(load(tmp_path / "run"), run)
