@@ -17,7 +17,9 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +94,23 @@ def compare(theirs: tuple[np.ndarray, np.ndarray], ours: tuple[np.ndarray, np.nd
     return int(differs.sum())
 
 
+def race(ways: dict[str, Callable[[Batch], Any]], batch: Batch, *, rounds: int, top: int) -> dict:
+    """Compare the lists of "transformers" and "semid" once, then time all `ways` in turn, `rounds` times; print and return the figures."""
+    swapped = compare(ways["transformers"](batch), ways["semid"](batch))
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            begin = time.thread_time()
+            way(batch)
+            seconds[name].append(time.thread_time() - begin)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio, places = median["transformers"] / median["semid"], len(batch) * top
+    print(f"{len(batch):3} users: " + ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in median.items())
+          + f": {ratio:.1f} x, {swapped} of {places} places swapped among equals")
+    return {"milliseconds": {name: round(value * 1e3, 2) for name, value in median.items()}, "ratio": round(ratio, 2),
+            "places_swapped_within_1e-4": swapped, "places": places}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=12_101)
@@ -128,20 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     with torch.inference_mode():
         for users, rounds in zip(arguments.users, arguments.rounds, strict=True):
             batch = history_batch(list(rng.integers(0, arguments.items, (users, 20))), max_history=20)
-            swapped = compare(generate(batch), search(batch))
-            seconds: dict[str, list[float]] = {name: [] for name in ways}
-            for _ in range(rounds):
-                for name, way in ways.items():
-                    begin = time.thread_time()
-                    way(batch)
-                    seconds[name].append(time.thread_time() - begin)
-            median = {name: statistics.median(values) for name, values in seconds.items()}
-            ratio = median["transformers"] / median["semid"]
-            result["users"][users] = {"milliseconds": {name: round(value * 1e3, 2) for name, value in median.items()},
-                                      "ratio": round(ratio, 2), "places_swapped_within_1e-4": swapped,
-                                      "places": users * arguments.top}
-            print(f"{users:3} users: " + ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in median.items())
-                  + f": {ratio:.1f} x, {swapped} of {users * arguments.top} places swapped among equals")
+            result["users"][users] = race(ways, batch, rounds=rounds, top=arguments.top)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -106,7 +106,8 @@ class LanguageModel(CodeWriter):
         labels = self._padded(responses)
         labels = F.pad(labels, (tokens.shape[1] - labels.shape[1], 0), value=-1)[:, 1:]  # what follows each column
         hidden = self._states(tokens[:, :-1])[labels >= 0]  # [M, D]
-        scores = F.linear(hidden, self._text_vectors().to(hidden.dtype)).float()
+        text = self._text_vectors()
+        scores = F.linear(hidden.to(text.dtype), text).float()
         if self.alphabet is None:
             new = self._heads().flatten(0, 1)
             scores = torch.cat([scores, F.linear(hidden, new.to(hidden.dtype)).float()], dim=1)
@@ -195,8 +196,9 @@ class LanguageModel(CodeWriter):
         return self._run(self._embed(tokens), real.long(), (real.cumsum(1) - 1).clamp_min(0), cache)
 
     def _run(self, vectors: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+        """Return states [B, T, D] in float32: codes are scored in it, also where the network isn't."""
         return self.network(inputs_embeds=vectors, attention_mask=mask, position_ids=position, past_key_values=cache,
-                            use_cache=cache is not None).last_hidden_state
+                            use_cache=cache is not None).last_hidden_state.float()
 
     def _text_vectors(self) -> Tensor:
         """Output vectors [W, D] of the text tokens."""
