@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasrec", "tiger",
-         "tiger:causal", "grid", "grid:causal", "mmgrec", "colarec:small", "minionerec:no_alignment", "minionerec", "parallel", "semid", "semid:fusion")
+         "tiger:causal", "grid", "grid:causal", "mmgrec", "colarec:small", "minionerec:no_alignment", "minionerec",
+         "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product")
 """Of semid's variants those that change the codes alone, as `:two_level` of other recipes and p5 do."""
