@@ -38,7 +38,7 @@ def test_new_items_of_minionerec_get_codes_and_are_recommended(tmp_path):
     assert placing is not None
     near = world.catalog.views["text"][5:6] + 0.01
     new = Catalog(IdMap(["fresh"]), world.catalog.table.slice(5, 1), {"title": ["Item fresh"]}, {"text": near})
-    codes, vectors = placing.place(new, run.recommender.ids, None)
+    codes, vectors = placing.place(new, run.recommender.ids)
     grown = run.recommender.with_items(codes, vectors)
     assert (codes[0, :2] == run.recommender.ids.codes[5, :2]).all()
     assert len(grown.tree) == len(run.recommender.tree) + 1
