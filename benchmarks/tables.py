@@ -111,18 +111,21 @@ def slice_table(systems: dict[str, list[dict]]) -> list[str]:
 
 
 def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
-    """What the variants for machines without a GPU were trained on."""
-    configs = {name: records[0]["config"] for name, records in sorted(systems.items())}
-    lines = []
-    if steps := [f"{name} {config['steps']:,} steps of {config['tokens']:,} positions" for name, config in configs.items()
-                 if name.endswith(":causal")]:
-        lines += ["", "Trained on what two cores allow, whole histories at a time: " + "; ".join(steps) + ". Their papers train hundreds "
-                  "of thousands of steps on a GPU. The time shown is that since an interruption."]
-    if epochs := [f"{name} {config['epochs']} epochs, its LightGCN {config['lightgcn']['pairing']['epochs']}"
-                  for name, config in configs.items() if name == "colarec:small"]:
-        lines += ["", f"Trained on what two cores allow: {'; '.join(epochs)}, lightgcn {configs['lightgcn']['pairing']['epochs']} epochs; "
-                  "their papers 60 and 1,000. The time shown is that since an interruption."]
-    return lines
+    """What systems were trained on that their papers train for longer, or larger."""
+    said = []
+    for name, records in sorted(systems.items()):
+        config = records[0]["config"]
+        if name.endswith(":causal"):
+            said.append(f"{name} {config['steps']:,} steps of {config['tokens']:,} positions")
+        elif name.startswith("colarec"):
+            said.append(f"{name} {config['epochs']} epochs (the paper: 60 of t5-small)")
+        elif name.startswith("lightgcn"):
+            said.append(f"{name} {config['pairing']['epochs']} epochs at most (its code: 1,000)")
+        elif "tuning" in config and config["tuning"]["model"] == "new":
+            shape = config["tuning"]["shape"]
+            said.append(f"{name} {shape['layers']} layers of {shape['width']} from random weights, without the rewarded stage, "
+                        f"{config['tuning']['epochs']} epochs (the paper: Qwen2.5, pretrained)")
+    return ["", "Trained on what two cores allow: " + "; ".join(said) + "."] if said else []
 
 
 def comparisons(data: str, protocol: str, seens: tuple[str, ...]) -> list[tuple[str, str, dict[str, dict]]]:
@@ -188,7 +191,7 @@ def results_page() -> str:
     parts = ["Leave-one-out, full ranking over all items, item level, mean over seeds ± half the 95 % bootstrap interval over users. "
              "\"kept\" ranks every item (the protocol of the published tables), \"removed\" skips the user's own history. "
              "Choices were made on validation; test was read once per finished configuration. `train`: processor time of one thread, "
-             "tokenizer and looks at validation included; `one user`: median wall time on a machine that trained beside it."]
+             "tokenizer and looks at validation included (of a training that was interrupted, since then); `one user`: median wall time on a machine that trained beside it."]
     place = {name: index for index, name in enumerate(DATA)}
     for (data, protocol), systems in sorted(runs().items(), key=lambda found: (place.get(found[0][0], len(DATA)), found[0][1])):
         first = next(iter(systems.values()))[0]
