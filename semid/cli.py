@@ -510,7 +510,7 @@ def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, r
     say = Voice(json)
     cards = [recipe_card(each) for each in ([name] if name else recipe_names())]
     numbers = measured(results / "runs")
-    say.show(*(views.recipe(cards[0]) if name else views.recipes(cards, numbers)))
+    say.show(*(views.recipe(cards[0], numbers.get(cards[0].name, [])) if name else views.recipes(cards, numbers)))
     say.result([{**asdict(card), "measured": numbers.get(card.name, [])} for card in cards])
     return 0
 

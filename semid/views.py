@@ -249,18 +249,19 @@ def advice(found: Laboratory) -> Parts:
 
 
 def recipes(cards: Sequence[RecipeCard], numbers: Mapping[str, Sequence[dict]]) -> Parts:
-    """One row a recipe."""
+    """One row a recipe, with the first of what was measured of it."""
     table = grid("recipe", "what it is", "source", "status", *(["measured: test, seen kept"] if numbers else []))
     for card in cards:
+        found = numbers.get(card.name, [])
         shown = [f"{n['system']} on {n['data']}: R@10 {fraction(n['recall@10'])} N@10 {fraction(n['ndcg@10'])}, "
-                 f"{n['seeds']} seed{'s' if n['seeds'] > 1 else ''}" for n in numbers.get(card.name, [])]
+                 f"{n['seeds']} seed{'s' if n['seeds'] > 1 else ''}" for n in found[:1]] + [f"and {len(found) - 1} more"] * (len(found) > 1)
         table.add_row(Text(card.name, style="cyan", no_wrap=True), Text(card.summary.partition(": ")[2] or card.summary),
                       Text(card.source), Text(card.status), *([Text("\n".join(shown))] if numbers else []))
     return [table, Text.assemble("\nsemid recipes RECIPE", " says more about one of them", style="dim")]
 
 
-def recipe(card: RecipeCard) -> Parts:
-    """Everything about one recipe."""
+def recipe(card: RecipeCard, numbers: Sequence[dict]) -> Parts:
+    """Everything about one recipe, and all that was measured of it."""
     settings = grid("setting", "type", "default")
     for name, (type_, default) in card.settings.items():
         settings.add_row(*map(Text, (name, type_, default)))
@@ -270,6 +271,11 @@ def recipe(card: RecipeCard) -> Parts:
     out: Parts = [Text(card.name, style="bold cyan"), Text(f"{card.doc}\n")]
     out += [settings, ""] if card.settings else []
     out += [variants, ""] if card.variants else []
+    if numbers:
+        table = grid("measured: test, seen kept", "data", "protocol", "seeds", "recall@10", "ndcg@10", left=3)
+        for n in numbers:
+            table.add_row(n["system"], n["data"], n["protocol_hash"], str(n["seeds"]), fraction(n["recall@10"]), fraction(n["ndcg@10"]))
+        out += [table, ""]
     example = f" --set {next(iter(card.settings))}=..." if card.settings else ""
     return [*out, Text(f"semid train {card.name} --data EVENTS --items ITEMS --out runs/{card.name}{example}", style="cyan")]
 

@@ -282,6 +282,8 @@ def test_recipes_show_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFi
     ease = next(card for card in json.loads(capsys.readouterr().out) if card["name"] == "ease")
     assert ease["measured"] == [{"system": "ease", "data": "beauty", "protocol_hash": "ab", "seeds": 2,
                                  "recall@10": pytest.approx(0.085), "ndcg@10": pytest.approx(0.0425)}]
+    assert cli.main(["recipes", "ease", "--results", str(tmp_path)]) == 0
+    assert ".0850" in capsys.readouterr().out
 
 
 def test_doctor_examines_this_machine(capsys: pytest.CaptureFixture):
