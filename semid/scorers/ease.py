@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from semid.errors import ConfigError
 from semid.types import Batch, Interactions
@@ -47,8 +48,9 @@ class EASE:
         return cls(weights.contiguous())  # column-major until here: a loaded copy is not, and would sum in another order
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float32 [B, N]: each distinct item of the history counts once."""
-        history = torch.zeros(len(batch), len(self.weights))
-        row, position = torch.nonzero(batch.item >= 0, as_tuple=True)
-        history[row, batch.item[row, position]] = 1.0
-        return history @ self.weights
+        """Return float32 [B, N]: each distinct item of the history counts once. Rows of the few items are added up, which reads a
+        thousandth of what a product with B histories over all items would."""
+        item = batch.item.sort(dim=1).values
+        is_first = (item >= 0) & (item != F.pad(item[:, :-1], (1, 0), value=-1))
+        count = is_first.sum(1)
+        return F.embedding_bag(item[is_first], self.weights, count.cumsum(0) - count, mode="sum")
