@@ -495,7 +495,7 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
 
 def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, results: Path = Path("results"),
             json: bool = False) -> int:
-    """List the systems on offer, or one of them with its settings and variants.
+    """List the systems on offer, or one of them with all settings, groups included, and variants.
 
     JSON: [{"name", "summary", "source", "status", "doc", "settings": {name: [type, default]}, "variants", "measured"}].
 
@@ -505,10 +505,10 @@ def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, r
         json: print JSON instead of tables
     """
     from semid import views
-    from semid.recipe_cards import measured, recipe_card, recipe_names
+    from semid.recipe_cards import measured, recipe_card, recipe_names, with_values
 
     say = Voice(json)
-    cards = [recipe_card(each) for each in ([name] if name else recipe_names())]
+    cards = [with_values(recipe_card(name))] if name else [recipe_card(each) for each in recipe_names()]
     numbers = measured(results / "runs")
     say.show(*(views.recipe(cards[0], numbers.get(cards[0].name, [])) if name else views.recipes(cards, numbers)))
     say.result([{**asdict(card), "measured": numbers.get(card.name, [])} for card in cards])

@@ -1,15 +1,19 @@
-"""What can be said of a recipe without importing it: summary, source, status, settings and variants, read from its file."""
+"""What can be said of a recipe: summary, source, status, settings and variants, read from its file; importing it gives their values."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from semid.config import override
 from semid.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -50,6 +54,29 @@ def recipe_card(name: str) -> RecipeCard:
             variants = dict(_entries(node.value))
     status = re.split(r";|\. ", _said(doc, "Status"))[0]
     return RecipeCard(name, doc.split("\n")[0], _said(doc, "Source"), status, doc, settings, variants)
+
+
+def with_values(card: RecipeCard) -> RecipeCard:
+    """Return the card with settings and variants by the names that `--set` takes, groups opened and last, and by their values.
+
+    Imports the recipe, and with it torch.
+    """
+    module = importlib.import_module(f"semid.recipes.{card.name}")
+    default = override(module.Config(), {})
+    settings = dict(sorted(_settings(default), key=lambda entry: entry[0].count(".")))
+    variants = {name: {path: value for path, (_, value) in _settings(override(default, changes)) if value != settings[path][1]}
+                for name, changes in module.VARIANTS.items()}
+    return dataclasses.replace(card, settings=settings, variants=variants)
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield (path, (type, value)) of each setting of a config and its groups."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", (str(field.type), repr(value))
 
 
 def _source(node: ast.expr | None) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from semid import cli, recipe_cards, views
 from semid.errors import DataError
+from semid.run import configure
 from semid.training.progress import Progress, describe
 
 
@@ -270,6 +271,20 @@ def test_recipes_are_listed_without_importing_them(capsys: pytest.CaptureFixture
     assert cards["sasrec"]["variants"]["gbce"] == {"loss": "'gbce'"}
     assert cli.main(["recipes", "sasrec"]) == 0
     assert "sasrec:gbce" in capsys.readouterr().out
+
+
+def test_one_recipe_is_shown_with_the_settings_of_its_groups_and_the_values_of_its_variants(capsys: pytest.CaptureFixture):
+    assert cli.main(["recipes", "discrec", "--json"]) == 0
+    [card] = json.loads(capsys.readouterr().out)
+    assert card["settings"]["letter.tiger.steps"] == ["int", "80000"], "discrec's own default of a setting two groups down"
+    assert "letter" not in card["settings"]
+    assert list(card["settings"])[0] == "branch_heads"
+    changed = card["variants"]["causal"]
+    assert changed["letter.tiger.steps"] == "1000"
+    assert changed["letter.tiger.optimization.learning_rate"] == "0.002"
+    assert "letter.tiger.optimization.beta1" not in changed, "what a variant leaves as it is isn't listed"
+    _, config = configure("discrec", {name: default for name, (_, default) in card["settings"].items() if default.isdigit()})
+    assert config == configure("discrec")[1], "the names are those that --set takes"
 
 
 def test_recipes_show_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture):
