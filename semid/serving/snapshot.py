@@ -1,16 +1,17 @@
 """What one answer is made from: a catalogue, a recommender over it, and what was worked out about them. It never changes.
 
-A change of the catalogue makes the next snapshot (`added`, `updated`, `removed`); answers that began with this one end with it.
+A change of the catalogue makes the next snapshot (`added`, `updated`, `with_alive`); answers that began with this one end with it.
 
 Axes: N items (removed ones keep their rows), L levels, F width of what a generator reads of an item's content, T of its text part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,7 @@ class Snapshot:
     def of(cls, run: Run, version: int = 1) -> Snapshot:
         """The snapshot of a run in a folder, as it was trained."""
         assert run.folder is not None
-        takes_items = getattr(find_recipe(run.recipe)[0], "newcomers", None)
+        takes_items = _newcomers_of(run)
         has_tokenizer = (run.folder / "tokenizer.safetensors").exists()  # not where the codes were published ones
         newcomers = takes_items(run.config, run.catalog, run.folder) if takes_items is not None and has_tokenizer else None
         return cls(run, run.catalog, run.recommender, np.ones(len(run.catalog), bool), run.split.train.counts, newcomers,
@@ -74,6 +75,11 @@ class Snapshot:
     @cached_property
     def num_alive(self) -> int:
         return int(self.alive.sum())
+
+    @property
+    def recipe_takes_items(self) -> bool:
+        """Whether the recipe knows how to give codes to new items, where it made the codes itself."""
+        return _newcomers_of(self.run) is not None
 
     @property
     def codes(self) -> CodeRecommender | None:
@@ -194,3 +200,8 @@ class Snapshot:
 
     def _next(self) -> Snapshot:
         return replace(self, version=self.version + 1, rules=Recent[Admitted](RULE_BYTES))
+
+
+def _newcomers_of(run: Run) -> Callable[[Any, Catalog, Path], Newcomers | None] | None:
+    """Return what a recipe may define beside `run` and `load`: how new items come in."""
+    return getattr(find_recipe(run.recipe)[0], "newcomers", None)

@@ -133,6 +133,15 @@ def test_a_run_that_ranks_items_directly_says_that_it_takes_no_new_ones(knn_fold
     assert engine.remove(["i0"]).items == 59
 
 
+def test_a_recipe_of_codes_without_a_way_for_new_items_says_so(tmp_path):
+    """Its codes are its own work, not ready-made ones."""
+    settings = {"text": "hashed", "size": 8, "width": 16, "heads": 2, "head_width": 8, "layers": 1, "feedforward": 16, "experts": 2,
+                "steps": 2, "look_every": 2, "ipa.rounds": 0}
+    engine = Engine.open(world.train("onerec", tmp_path / "run", settings).folder)
+    with pytest.raises(ConfigError, match="recipe 'onerec' has no way to give codes to new items"):
+        engine.add(world.items(NEW))
+
+
 def test_a_run_of_published_codes_answers_but_takes_no_new_items(tmp_path, capsys: pytest.CaptureFixture):
     codes = {f"i{row}": [f"<a_{row // 8}>", f"<b_{row % 8}>"] for row in range(60)}
     (tmp_path / "shop.index.json").write_text(json.dumps(codes))
