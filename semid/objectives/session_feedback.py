@@ -16,8 +16,9 @@ from semid.types import Batch, Loss
 
 @dataclass(frozen=True)
 class SessionFeedback:
-    """Sum over towers of the binary cross-entropy. Tower 1, taken: a row's own session (1) against the next row's (0). Tower 2, where
-    `median` is given: is the mean value of the own session, extra["reward"], above it? Nobody knows that of another's session.
+    """Sum over towers of the binary cross-entropy. Tower 1, taken: a row's own session (1) against the next row's (0), unless that is
+    the same. Tower 2, where `median` is given: is the mean value of the own session, extra["reward"], above it? Nobody knows that of
+    another's session.
 
     The paper's labels (watch time, view-through, follow, like) come from a log that says them; public logs of interactions don't.
     """
@@ -30,7 +31,8 @@ class SessionFeedback:
         logits = model(batch, pair)  # [B, 2, T]
         label, is_known = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
         label[:, 0, 0] = 1
-        is_known[:, :, 0] = True
+        is_known[:, 0, 0] = True
+        is_known[:, 1, 0] = (pair[:, 0] != pair[:, 1]).any(1)  # who took the same is no counterexample
         if self.median is not None:
             label[:, 0, 1] = (batch.extra["reward"].mean(1) > self.median).float()
             is_known[:, 0, 1] = True

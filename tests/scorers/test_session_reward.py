@@ -81,6 +81,13 @@ def test_the_feedback_loss_is_the_cross_entropy_of_what_is_known():
     assert SessionFeedback()(model(towers=1), batch).total.item() > 0
 
 
+def test_a_session_that_two_took_is_no_counterexample_of_its_own():
+    made = model(towers=1)
+    one = history_batch(HISTORIES[:1], max_history=5)
+    lone = SessionFeedback()(made, replace(one, extra={"session": SESSIONS[:1, 0]}))  # the next row is the row itself
+    assert lone.total.item() == pytest.approx(-torch.log(made.probabilities(one, SESSIONS[:1, :1])).item(), rel=1e-5)
+
+
 def test_a_tower_that_nobody_knows_anything_of_costs_nothing():
     logits = torch.randn(4, 2, 3)
     assert known_cross_entropy(logits, torch.ones_like(logits), torch.zeros_like(logits, dtype=torch.bool)) == 0
