@@ -29,7 +29,8 @@ def override(config: Any, settings: Mapping[str, object]) -> Any:
         if isinstance(own := first.get("ctx", {}).get("error"), SemidError):
             raise own from None
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"setting {where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}; "
+        fix = f", written as a list: --set '{where}=[...]'" if first["type"] == "tuple_type" else ""
+        raise ConfigError(f"setting {where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{fix}; "
                           f"default: {_default(config, where)}") from None
 
 

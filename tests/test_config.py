@@ -38,6 +38,7 @@ def test_values_change_and_keep_their_types():
     ({"inner.rat": 1}, "unknown setting 'inner.rat'.*did you mean 'rate'"),
     ({"epochs.x": 1}, "epochs is a single value"),
     ({"epochs": "many"}, "setting epochs='many'.*default: 3"),
+    ({"sizes": "4"}, r"setting sizes=4.*written as a list: --set 'sizes=\[...\]'.*default: \(1, 2\)"),
     ({"inner.kind": "c"}, "setting inner.kind='c'.*default: 'a'"),
 ])
 def test_what_does_not_fit_is_refused(settings, message):
