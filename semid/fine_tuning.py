@@ -63,6 +63,14 @@ class FineTuning:
                               "with it, or dtype=float32, whose products are bfloat16 too (precision=bf16)")
 
 
+SMALL: dict[str, object] = {
+    "tuning.model": NEW, "tuning.shape": Shape(layers=2, width=64, heads=4, feedforward=192), "tuning.max_history": 4,
+    "tuning.max_tokens": 192, "tuning.title_tokens": 16, "tuning.batch_size": 64, "tuning.epochs": 5, "tuning.beams": 20,
+    "tuning.optimization": Optimization(learning_rate=3e-3, beta2=0.999, weight_decay=0.0, warmup=50, clip=1.0),
+    "alignment.method": "none"}
+"""Settings of a variant for machines without a GPU: a new network that learns in minutes, without the rewarded stage."""
+
+
 def opened(config: FineTuning, titles: Sequence[str], tasks: Sequence[Task]) -> tuple[Backbone, Any]:
     """Return the network and the tokenizer that the settings name. Raises `ConfigError` where they cannot be used.
 

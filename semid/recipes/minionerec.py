@@ -1,9 +1,10 @@
 """MiniOneRec: a language model that writes semantic ids, tuned on tasks that tie them to titles, then aligned by rewarded beams.
 
 Source: "MiniOneRec: An Open-Source Framework for Scaling Generative Recommendation", 2025, arXiv 2510.24431, and the settings of its code.
-Status: paper's stages and defaults, for any causal model of transformers by name or folder; `minionerec:sft` stops before rewards,
+Status: paper's stages and defaults, for any causal model of transformers by name or folder; the defaults want a GPU, `minionerec:small`
+(a small random network that reads and writes codes alone, without rewards) none. `minionerec:sft` stops before rewards,
 `minionerec:no_alignment` drops the tasks with titles from both stages, `minionerec:rule` the rank reward, `minionerec:scratch` starts
-from a small random network; `minionerec:lora` trains adapters and the vectors of new tokens.
+from a small random network and keeps the rest; `minionerec:lora` trains adapters and the vectors of new tokens.
 Deviations: (1) the text encoder is the one at hand (the paper: a Qwen embedding model), and 3,000 updates of the tokenizer (10,000 epochs);
 (2) items that Sinkhorn's repair leaves together get the nearest free last codes, so that every item has its own; (3) new tokens start at
 the mean of their items' titles (`initial_rows`; the paper: at random); (4) the kept weights are those of the best NDCG@10 on validation
@@ -22,7 +23,7 @@ from semid import fine_tuning
 from semid.alignment import Alignment, align
 from semid.coding import Coder, made_once
 from semid.data.tasks import TaskBatches
-from semid.fine_tuning import NEW, FineTuning, opened, prepared, titles_of, tuned
+from semid.fine_tuning import NEW, SMALL, FineTuning, opened, prepared, titles_of, tuned
 from semid.generators.backbone import Shape
 from semid.generators.language_model import initial_rows
 from semid.generators.prompts import TASKS, Prompts, title_tokens
@@ -37,6 +38,7 @@ from semid.training.job import Job
 from semid.types import Catalog, Split
 
 VARIANTS: dict[str, dict[str, object]] = {
+    "small": {**SMALL, "has_title_tasks": False},
     "sft": {"alignment.method": "none"},
     "no_alignment": {"has_title_tasks": False},
     "rule": {"alignment.rewards": ("rule",)},

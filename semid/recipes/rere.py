@@ -1,10 +1,11 @@
 """ReRe: a language model that writes item titles, aligned by the rewards of its own constrained beams, ranks of misses included.
 
 Source: "Reinforced Preference Optimization for Recommendation", 2025, arXiv 2510.12211, and the settings of its code. Status: paper's
-stages and defaults, for any causal model of transformers by name or folder; `rere:sft` stops before rewards (BIGRec), `rere:no_rank`
-rewards hits alone, `rere:adds_target` puts the target into groups that miss it, `rere:sampled` draws groups from the policy (plain
-GRPO), `rere:dpo` and `rere:sdpo` learn from pairs instead; `rere:scratch` starts from a small random network, `rere:lora` trains
-adapters. With semantic ids in the place of titles it is `minionerec:no_alignment`.
+stages and defaults, for any causal model of transformers by name or folder; the defaults want a GPU, `rere:small` (a small random
+network, without rewards) none. `rere:sft` stops before rewards (BIGRec), `rere:no_rank` rewards hits alone, `rere:adds_target` puts the
+target into groups that miss it, `rere:sampled` draws groups from the policy (plain GRPO), `rere:dpo` and `rere:sdpo` learn from pairs
+instead; `rere:scratch` starts from a small random network and keeps the rest, `rere:lora` trains adapters. With semantic ids in the place
+of titles it is `minionerec:no_alignment`.
 Deviations: (1) a title ends with the end-of-text token (the paper: a quote and a line break before it); (2) the negatives of the pairs are
 the model's own beams; (3) the best look at validation is kept; (4) the reference is set anew only with alignment.rounds;
 (5) instructions in our own words, and those of `generators.language_model`. The beams are no draws from the policy: what is learnt is a
@@ -23,7 +24,7 @@ from semid.alignment import Alignment, align
 from semid.coding import made_once
 from semid.data.tasks import TaskBatches
 from semid.encoders.content import with_text_view
-from semid.fine_tuning import NEW, FineTuning, opened, prepared, titles_of, tuned
+from semid.fine_tuning import NEW, SMALL, FineTuning, opened, prepared, titles_of, tuned
 from semid.generators.backbone import Shape
 from semid.generators.language_model import title_codes
 from semid.generators.prompts import NEXT_TITLE, Prompts, title_tokens
@@ -34,6 +35,7 @@ from semid.training.job import Job
 from semid.types import Catalog, Split
 
 VARIANTS: dict[str, dict[str, object]] = {
+    "small": {**SMALL},
     "sft": {"alignment.method": "none"},
     "no_rank": {"alignment.rewards": ("rule",)},
     "sampled": {"alignment.rewards": ("rule",), "alignment.is_sampled": True},

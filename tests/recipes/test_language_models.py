@@ -43,6 +43,15 @@ def assert_alike(again, run):
     assert [row["score"] for row in theirs] == pytest.approx([row["score"] for row in ours], rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minionerec:small", "rere:small"])
+def test_the_variants_for_machines_without_a_gpu_learn_the_walk(name):
+    world = walk()
+    settings = {"size": 8, "latent": 8, "hidden": (32, 16), "tokenizer_steps": 200} if name == "minionerec:small" else {}
+    run = train(name, world, settings=settings)
+    assert measure(run.recommender, world, seen="remove")["ndcg@10"] > 0.5, "a list without knowledge has .07"
+
+
 @pytest.mark.parametrize("recipe", [minionerec, rere])
 def test_a_named_model_is_tuned_and_rewarded_and_its_run_needs_neither_hub_nor_folder(recipe, tmp_path):
     name, folder = recipe.__name__.split(".")[-1], save_model(tmp_path / "model")
