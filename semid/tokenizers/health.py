@@ -28,7 +28,7 @@ def health(ids: SemanticIds, vectors: np.ndarray | None = None) -> dict:
         codes = ids.codes[:, level]
         count = np.bincount(codes[codes >= 0], minlength=size)
         share = count[count > 0] / max(1, count.sum())
-        entropy = float(-(share * np.log(share)).sum())
+        entropy = 0.0 - float((share * np.log(share)).sum())  # not -0.0 where all items share a code
         record = {"size": size, "used": int((count > 0).sum()), "entropy": entropy, "perplexity": float(np.exp(entropy)),
                   "largest_share": float(share.max(initial=0.0))}
         if vectors is not None:

@@ -29,6 +29,12 @@ def test_even_use_has_the_perplexity_of_the_codebook():
     assert level["perplexity"] == pytest.approx(8)
 
 
+def test_a_level_with_one_code_has_no_entropy_and_says_so_without_a_minus():
+    (level,) = health(ids([[0], [0]], (1,)))["levels"]
+    assert f"{level['entropy']:.2f}" == "0.00"
+    assert level["perplexity"] == 1
+
+
 def test_variance_within_prefixes_equals_numpy_and_falls_with_depth():
     rng = np.random.default_rng(0)
     vectors, codes = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 3, (60, 2))
