@@ -36,10 +36,10 @@ def test_beta_is_the_best_on_validation():
 
 
 @pytest.mark.parametrize("changes", [{"has_cf": False}, {"semantic": 0}, {"is_causal": False, "batch_size": 128}])
-def test_its_variants_train(changes):
+def test_its_variants_learn_the_walk(changes):
     world = walk(users=60)
-    recommender = setrec.run(replace(setrec.smoke(), epochs=2, **changes), world, Job())
-    assert 0 <= measure(recommender, world, seen="remove")["ndcg@10"] <= 1
+    recommender = setrec.run(replace(setrec.smoke(), **changes), world, Job())
+    assert measure(recommender, world, seen="remove")["ndcg@10"] > 0.5, "a list without knowledge has .07"
 
 
 def test_bad_input_is_told():
