@@ -278,7 +278,7 @@ def test_one_recipe_is_shown_with_the_settings_of_its_groups_and_the_values_of_i
     [card] = json.loads(capsys.readouterr().out)
     assert card["settings"]["letter.tiger.steps"] == ["int", "80000"], "discrec's own default of a setting two groups down"
     assert "letter" not in card["settings"]
-    assert list(card["settings"])[0] == "branch_heads"
+    assert next(iter(card["settings"])) == "branch_heads"
     changed = card["variants"]["causal"]
     assert changed["letter.tiger.steps"] == "1000"
     assert changed["letter.tiger.optimization.learning_rate"] == "0.002"

@@ -25,7 +25,7 @@ class TaskBatches:
 
     def __init__(self, train: Interactions, *, histories: Mapping[int, int | None], items: Sequence[int], num_items: int, max_length: int,
                  batch_size: int, seed: int):
-        self.events, self.max_length, self.batch_size, self.seed = train, max_length, batch_size, seed
+        self.events, self.max_length, self.seed = train, max_length, seed
         first = train.offsets[train.user]
         targets = np.flatnonzero(np.arange(len(train)) > first)
         if not len(targets):

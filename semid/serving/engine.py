@@ -203,8 +203,8 @@ class Engine:
                 raise ConfigError(f"recipe {snapshot.run.recipe!r} keeps a vector or a row of counts for each item it was trained with, "
                                   "and can't take new ones; train again with them, or serve a recipe with codes of content, such as semid")
             if not snapshot.recipe_takes_items:
-                raise ConfigError(f"recipe {snapshot.run.recipe!r} has no way to give codes to new items; train again with them, or serve a "
-                                  "recipe that has one, such as semid")
+                raise ConfigError(f"recipe {snapshot.run.recipe!r} has no way to give codes to new items; train again with them, or serve "
+                                  "a recipe that has one, such as semid")
             if snapshot.newcomers is None:
                 raise ConfigError(f"the codes of this run came ready-made ({snapshot.codes.ids.source}), without a tokenizer that could "
                                   "make those of new items; train again with codes of theirs, or without --set codes=...")
