@@ -167,7 +167,7 @@ def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *,
 
 def explanation(found: Explanation) -> Parts:
     """The item, its path, what mattered, what is near."""
-    place = "beyond the first 1,000" if found.rank is None else f"number {found.rank:,}"
+    place = "not among the first 1,000" if found.rank is None else f"number {found.rank:,}"
     out: Parts = [Text.assemble((f"{found.title} ({found.item_id})", "bold"), f": {place} in the list, {found.scale} {found.score:.4f}"),
                   *([Text(found.note, style="dim")] if found.note else [])]
     if found.path:

@@ -148,7 +148,7 @@ class Influence:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an item. score, scale: as in `Answer`; rank: in the list for this history, 1 = best, None where it is beyond 1,000.
+    """Why an item. score, scale: as in `Answer`; rank: in the list for this history, 1 = best, None if it is left out or beyond 1,000.
 
     path: down the code tree, empty for a recommender without codes. history: strongest effect first.
     content, together: the history's and other items nearest to it, by content and by who took both; empty where unknown.
