@@ -69,7 +69,8 @@ def read_backbone(name: str, dtype: Literal["float32", "bfloat16"] = "float32") 
         transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype],
                                                           attn_implementation="sdpa"),
         transformers.AutoTokenizer.from_pretrained(name))
-    model, tokenizer = pretrained(load, name, what=WHAT, extra="llm")
+    model, tokenizer = pretrained(load, name, what=WHAT, extra="llm",
+                                  other=", or take a new network (tuning.model=new), as the variant small does")
     return taken_apart(model), tokenizer
 
 

@@ -11,11 +11,12 @@ from semid.errors import ConfigError, MissingExtra
 Loaded = TypeVar("Loaded")
 
 
-def pretrained(load: Callable[[Any, str], Loaded], name: str | Path, *, what: str, extra: str, instead: str = "") -> Loaded:
+def pretrained(load: Callable[[Any, str], Loaded], name: str | Path, *, what: str, extra: str, instead: str = "",
+               other: str = "") -> Loaded:
     """Return `load(transformers, name)` without its progress bar, its failures said in our words.
 
-    what: who asks; extra: the extra of semid that brings transformers; instead: what to do without it. Raises `MissingExtra` where it
-    is not installed, `ConfigError` where there is no such model.
+    what: who asks; extra: the extra of semid that brings transformers; instead: what to do without it; other: what to take
+    in the model's place. Raises `MissingExtra` where transformers is not installed, `ConfigError` where there is no such model.
     """
     try:
         import transformers
@@ -29,7 +30,7 @@ def pretrained(load: Callable[[Any, str], Loaded], name: str | Path, *, what: st
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: want a model on the hub or in a folder, got {str(name)!r}, which cannot be loaded "
                           f"({str(error).splitlines()[0]}); check the name, or pass a folder that holds config.json, "
-                          "the tokenizer and the weights") from error
+                          f"the tokenizer and the weights{other}") from error
     finally:
         if is_shown:
             bars.enable_progress_bar()

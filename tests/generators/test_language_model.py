@@ -214,7 +214,8 @@ def test_a_tokenizer_needs_no_pad_token_but_an_end(tmp_path):
 
 def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match="language model: want a model on the hub or in a folder, got 'semid/absent', which cannot be"):
+    with pytest.raises(ConfigError, match="language model: want a model on the hub or in a folder, got 'semid/absent', which cannot be.*"
+                                          r"or take a new network \(tuning.model=new\)"):
         read_backbone("semid/absent")
 
 
