@@ -56,8 +56,8 @@ from semid.validation import ndcg_by_case
 WAYS = ("semid:text_codes", "semid:cf_codes", "semid", "semid:rqvae", "semid:product", "letter:two_level", "cost:two_level")
 """Residual k-means on text, on behaviour, on both; RQ-VAE; product quantisation; LETTER; CoST."""
 
-SETTINGS: dict[str, dict[str, object]] = {"letter:two_level": {"cf": "spectral"}}
-"""Behaviour from one source for all ways: item-kNN's factors, in seconds, where LETTER's own default trains a SASRec for minutes."""
+SETTINGS: dict[str, dict[str, object]] = {"letter": {"cf": "spectral"}}
+"""By recipe. Behaviour from one source for all ways: item-kNN's factors, in seconds, where LETTER's own default trains a SASRec."""
 
 PUBLISHED = "codes="
 PROBE = default.Config(dropout=0.2, epochs=4, patience=4)
@@ -154,7 +154,7 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
     settings: {way or "probe": {setting: value}}, over `SETTINGS` and `PROBE`.
     """
     names = list(dict.fromkeys(ways or default_ways(data)))
-    changes = {name: {**SETTINGS.get(name, {}), **(settings or {}).get(name, {})} for name in names}
+    changes = {name: {**SETTINGS.get(name.partition(":")[0], {}), **(settings or {}).get(name, {})} for name in names}
     for name in names:
         check_way(name, changes[name])  # what is misspelt fails before minutes of fitting
     probe = override(PROBE, (settings or {}).get(PROBE_NAME, {}))
