@@ -79,6 +79,7 @@ def likeness(config: colarec.Config) -> float:
     return float(cosine[same].mean() - cosine[other].mean())
 
 
+@pytest.mark.slow
 def test_the_contrast_draws_items_of_a_cluster_together():
     alone = replace(CONFIG, ranking=0.0, patience=100)
     assert likeness(replace(alone, contrast=0.5)) > likeness(replace(alone, contrast=0.0)) + 0.1

@@ -22,7 +22,8 @@ KNOWS_NO_ORDER = {"popularity": 0.0, "ease": 0.3, "lightgcn": 0.3, "ngcf": 0.3, 
 """Floors of systems that cannot know the direction of the walk; all others must nearly always be right."""
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in ("minionerec", "rere") else name
+                                  for name in recipe_names()])  # language models take a quarter of a minute
 def test_recipe_finds_the_known_successor(name, tmp_path):
     world = walk()
     module, _ = find_recipe(name)
