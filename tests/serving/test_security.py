@@ -112,9 +112,10 @@ def test_the_documentation_names_every_limit_with_its_default():
         assert f"{field.default:,}".removesuffix(".0") in row, row
 
 
-def test_a_burst_fills_the_room_and_a_flood_half_of_it_until_a_second_without_refusal():
+def test_a_burst_fills_the_room_and_a_flood_three_eighths_of_it_until_a_second_without_refusal():
     now = [0.0]
-    room = Room(4, lambda: now[0])
+    assert not Room(1).refuses()
+    room = Room(4, lambda: now[0])  # 1.5, rounded up
     room.taken = 3
     assert not room.refuses()
     room.taken = 4
