@@ -62,8 +62,9 @@ class Newcomers:
                            "with text, or train again with the new items")
         return text_encoder(self.text).for_new(self.known, self._kept_text)
 
-    @property
+    @cached_property
     def _kept_text(self) -> np.ndarray | None:
+        """float32 [N, T]: the text vectors of the known items, as kept."""
         return None if self.kept is None else np.ascontiguousarray(self.kept[:, : self.content_width])
 
     @property
