@@ -65,11 +65,12 @@ def main(argv: list[str] | None = None) -> None:
             return Log(args.out / f"{name}.{protocol.hash}.{recipe}.{seed}.jsonl", view)
 
         table = compare(args.systems, split, seeds=args.seeds, out=args.out / f"{name}.{protocol.hash}", results=args.results, name=name,
-                        baselines=False, settings=settings, log=log)
+                        baselines=False, against=references[0], settings=settings, log=log)
         for against in references:
-            for seen in table.comparisons:
+            for seen, first in table.comparisons.items():
                 path = args.results / "comparisons" / f"{name}.{protocol.hash}.{against.replace(':', '-')}.{seen}.json"
-                write_json(path, tabulate(table.entries, seen, against).to_dict())
+                found = first if against == first.reference else tabulate(table.entries, seen, against)
+                write_json(path, found.to_dict())
 
 
 if __name__ == "__main__":
