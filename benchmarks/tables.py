@@ -20,7 +20,7 @@ ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasr
          "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product")
-"""Of semid's variants those that change the codes alone, as `:two_level` of other recipes and p5 do."""
+"""Of semid's variants those that change the codes alone, as `:two_level` of other recipes do."""
 PLAIN_CODES = "semid:text_codes"
 KEPT = {"keep": "kept", "remove": "removed"}
 BEGIN, END = "<!-- {} from results/: run `make docs` -->", "<!-- end of {} -->"
@@ -40,7 +40,7 @@ def mean(values: list[float]) -> float:
 
 
 def changes_codes(name: str) -> bool:
-    return name in CODES or ":two_level" in name or name.partition(":")[0] == "p5"
+    return name in CODES or ":two_level" in name
 
 
 def score(records: list[dict], seen: str, metric: str) -> float:
@@ -156,7 +156,7 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
         return []
     tested = {seen: ndcg for reference, seen, ndcg in comparisons(data, protocol, tuple(KEPT)) if reference == PLAIN_CODES}
     lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{PLAIN_CODES}`, "
-             "residual k-means on text (paired permutation, Holm). Names of `p5` are read alone, without texts and behaviour.", "",
+             "residual k-means on text (paired permutation, Holm).", "",
              "| codes | R@10 kept | N@10 kept | p | R@10 removed | N@10 removed | p | seeds | train, CPU |", "|---" * 9 + "|"]
     rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
     for name in sorted(rows, key=lambda name: -score(rows[name], "remove", "ndcg@10")):
@@ -167,7 +167,22 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
             cells += [*(cell(rows[name], seen, metric, top) for metric, top in best.items()), "" if p is None else p_text(p)]
         seconds = mean([r["cpu_seconds"] for r in rows[name]])
         lines.append(f"| {name} | " + " | ".join([*cells, str(len(rows[name])), span(seconds)]) + " |")
-    return lines
+    return lines + trained_claims(data, protocol, systems)
+
+
+def trained_claims(data: str, protocol: str, systems: dict[str, list[dict]]) -> list[str]:
+    """What papers claim of codes, as whole trainings find it, where a comparison with the better way as its reference was made."""
+    tested = {(reference, seen): ndcg for reference, seen, ndcg in comparisons(data, protocol, tuple(KEPT))}
+    lines = []
+    for text, one, other in CLAIMED:
+        said = []
+        for seen in KEPT:
+            if row := tested.get((one, seen), {}).get(other):
+                p, a, b = row["p_adjusted"], *(score(systems[name], seen, "ndcg@10") for name in (one, other))
+                verdict = "not confirmed, the difference may be chance" if p >= 0.05 else "confirmed" if a > b else "contradicted"
+                said.append(f"{KEPT[seen]} {verdict}, N@10 {short(a)} for `{one}`, {short(b)} for `{other}` (p {p_text(p)})")
+        lines += [f"- {text}: {'; '.join(said)}."] if said else []
+    return ["", "What papers claim, by whole trainings:", "", *lines] if lines else []
 
 
 def p_text(p: float) -> str:
@@ -240,13 +255,15 @@ MEASURED = (
      lambda way: way["levels"][0]["perplexity"]),
     ("LETTER's collaborative loss brings neighbours by behaviour under one first code", "letter:two_level", "letter:two_level_no_cf",
      lambda way: way["agreement"]["behaviour"][0]))
-PROBED = (
+CLAIMED = (
     ("contrast beats squared error (CoST)", "cost:two_level", "cost:two_level_mse"),
     ("the collaborative loss helps (LETTER)", "letter:two_level", "letter:two_level_no_cf"),
     ("the diversity loss helps (LETTER)", "letter:two_level", "letter:two_level_no_diversity"),
+    ("the sharpened loss helps (LETTER)", "letter:two_level", "letter:two_level_no_ranking"),
+    ("LETTER's losses help together", "letter:two_level", "letter:two_level_base"),
     ("content and behaviour together beat content", "semid", "semid:text_codes"),
     ("content and behaviour together beat behaviour", "semid", "semid:cf_codes"))
-"""(claim, the way that is said to be better, the other)."""
+"""(claim, the way that is said to be better, the other), tested on the probe's lists and on those of whole trainings."""
 
 
 def claims(ways: dict[str, dict]) -> list[str]:
@@ -256,7 +273,7 @@ def claims(ways: dict[str, dict]) -> list[str]:
         if {one, other} <= ways.keys():
             a, b = number(ways[one]), number(ways[other])
             lines.append(f"- {text}: {'confirmed' if a > b else 'not confirmed'}, {a:.3g} with it, {b:.3g} without.")
-    for text, one, other in PROBED:
+    for text, one, other in CLAIMED:
         if {one, other} <= ways.keys():
             a, b = ways[one]["probe"], ways[other]["probe"]
             lines.append(f"- {text}: {verdict(a, b)}, probe N@10 {interval(a)} for `{one}`, {interval(b)} for `{other}`.")

@@ -2,7 +2,8 @@
 
 Source: Hua et al., "How to Index Item IDs for Recommendation Foundation Models", SIGIR-AP 2023, arXiv 2305.06569. Status: the indexers,
 not the language model; each is a variant (`p5:random`, `p5:independent`, `p5:title`, `p5:sequential`, `p5:collaborative`, `p5:semantic`,
-`p5:hybrid`); `p5` alone is the best row of its logs: category paths with private last tokens.
+`p5:hybrid`); `p5` alone is the best row of its logs: category paths with private last tokens (`p5:semantic_hybrid`).
+`p5:two_level_random` and so on put the same names under semid's generator with all its inputs, so that they alone differ from `semid`.
 Deviations: (1) codes stand for the pieces of text, see `tokenizers.p5`; (2) the generator is semid's, without its content, id embeddings
 and node vectors, and not T5: no prompts, no weights learnt from text, no whole-word embedding (codes of an item are summed to one vector);
 (3) the private token of hybrid names is an id embedding and vectors of the tree's nodes, which start at random and at zero.
@@ -27,14 +28,10 @@ from semid.tokenizers.health import health
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 
+INDEXES = ("random", "independent", "title", "sequential", "collaborative", "semantic", "hybrid", "semantic_hybrid")
 VARIANTS: dict[str, dict[str, object]] = {
-    "random": {"index": "random"},
-    "independent": {"index": "independent"},
-    "title": {"index": "title"},
-    "sequential": {"index": "sequential"},
-    "collaborative": {"index": "collaborative"},
-    "semantic": {"index": "semantic"},
-    "hybrid": {"index": "hybrid"},
+    f"two_level_{index}" if is_two_level else index: {"index": index, "is_two_level": is_two_level}
+    for index in INDEXES for is_two_level in (False, True)
 }
 PRIVATE = ("semantic_hybrid", "hybrid")
 
@@ -44,7 +41,8 @@ class Config:
     """index: the naming; hybrid is collaborative with a private last token, semantic_hybrid is semantic with one.
 
     order: of the users whose events number the items; clusters, leaf: parts of a cluster, and the size that is not parted further;
-    words: of a title. two_level: the generator's settings; whether it has id embeddings and node vectors follows from the index.
+    words: of a title. is_two_level: the generator reads all that semid's does. two_level: its settings; otherwise it reads names alone, and
+    whether it has id embeddings and node vectors follows from the index.
     """
 
     index: Literal["random", "independent", "title", "sequential", "collaborative", "semantic", "hybrid",
@@ -53,17 +51,21 @@ class Config:
     clusters: int = 10
     leaf: int = 500
     words: int = 4
-    two_level: TwoLevel = TwoLevel(has_content=False, has_time_gaps=False)
+    is_two_level: bool = False
+    two_level: TwoLevel = TwoLevel()
 
 
 def smoke() -> Config:
-    return Config(leaf=20, clusters=4, two_level=replace(semid.smoke(), has_content=False, has_time_gaps=False))
+    return Config(leaf=20, clusters=4, two_level=semid.smoke())
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
     ids = made_once(config.two_level.codes, lambda: tokenize(config, data, job), data, job)
-    return semid.generate(generator_settings(config), ids, data.catalog, (), data, job)
+    catalog, views = data.catalog, ()
+    if config.is_two_level:
+        catalog, views = semid.with_views(config.two_level.text, config.two_level.cf_dim, data, job)
+    return semid.generate(generator_settings(config), ids, catalog, views, data, job)
 
 
 def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
@@ -107,9 +109,12 @@ def category_paths(catalog: Catalog) -> list[list[str]]:
 
 
 def generator_settings(config: Config) -> TwoLevel:
-    """Return the generator's settings: vectors of an item's own where its name ends in a private token, and nowhere else."""
+    """Return the generator's settings: semid's, or without all that semid adds to names; then vectors of an item's own are there where
+    its name ends in a private token, and nowhere else."""
+    if config.is_two_level:
+        return config.two_level
     is_private = config.index in PRIVATE
-    return replace(config.two_level, has_item_ids=is_private, has_node_vectors=is_private)
+    return replace(config.two_level, has_content=False, has_time_gaps=False, has_item_ids=is_private, has_node_vectors=is_private)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

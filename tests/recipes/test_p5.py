@@ -45,6 +45,21 @@ def test_every_index_fills_its_lists_with_real_items_and_is_read_again(index, tm
     np.testing.assert_array_equal(load(tmp_path / "run").recommender.recommend(batch, k=10).item, answer.item[:, :10])
 
 
+def test_under_the_whole_generator_the_same_names_come_with_content_and_ids(tmp_path):
+    world = walk(users=60)
+    settings = {name: value for name, value in short().items() if name not in ("index", "is_two_level")}
+    run = train("p5:two_level_collaborative", world, out=tmp_path / "run", settings=settings)
+    recommender = run.recommender
+    assert isinstance(recommender, CodeRecommender)
+    assert recommender.generator.input.item is not None
+    assert recommender.generator.input.content is not None
+    alone = p5.indexed(p5.Config(**{**settings, "index": "collaborative", "two_level": p5.smoke().two_level}), world, 0)
+    np.testing.assert_array_equal(recommender.ids.codes, alone.codes)
+    _, batch = next(case_batches(world, world.test))
+    again = load(tmp_path / "run").recommender.recommend(batch, k=10).item
+    np.testing.assert_array_equal(again, recommender.recommend(batch, k=10).item)
+
+
 def test_items_without_categories_or_titles_say_what_to_give():
     world = walk(users=20)
     bare = dataclasses.replace(world, catalog=Catalog(world.catalog.items, pa.table({"price": world.catalog.table["price"]})))
