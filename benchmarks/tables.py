@@ -19,7 +19,7 @@ ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasr
          "tiger:causal", "grid", "grid:causal", "mmgrec", "colarec:small", "minionerec:no_alignment", "minionerec",
          "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "tiktok", "amazon-phones")
-CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product")
+CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
 """Of semid's variants those that change the codes alone, as `:two_level` of other recipes do."""
 PLAIN_CODES = "semid:text_codes"
 KEPT = {"keep": "kept", "remove": "removed"}

@@ -137,7 +137,7 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
         files = " and ".join(dict.fromkeys(data.report.bad_rows["file"].to_pylist()))
         say.error(f"{files}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
         return 2
-    say.next([(f"semid train semid --data {shlex.quote(events)}{_items(reading)} --out runs/first", "train on these tables")])
+    say.next([(f"semid train semid --data {shlex.quote(events)}{flags.typed(reading)} --out runs/first", "train on these tables")])
     return 0
 
 
@@ -183,7 +183,7 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     user = shlex.quote(str(split.source.users.ids[split.source.user[0]]))
     say.next([(f"semid evaluate {out}", "test metrics with intervals, and a page with pictures"),
               (f"semid recommend {out} --user {user}", "what one user should see next"),
-              (f"semid compare {recipe} --data {shlex.quote(data)}{_items(reading)} --out {out}-compared",
+              (f"semid compare {recipe} --data {shlex.quote(data)}{flags.typed(reading, splitting)} --out {out}-compared",
                "beside honest baselines")])
     return 0
 
@@ -644,7 +644,8 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
         found = compare_codes(ways, split, out=out, settings=changes, device=device, log=_logs(out, progress))
     top = found.best.name
     what = f"semid --set {shlex.quote(top)}" if top.startswith("codes=") else top
-    commands = [(f"semid train {what} --data {shlex.quote(data)}{_items(reading)} --out runs/{re.sub('[^a-z0-9_]+', '-', top)}",
+    folder = f"runs/{re.sub('[^a-z0-9_]+', '-', top)}"
+    commands = [(f"semid train {what} --data {shlex.quote(data)}{flags.typed(reading, splitting)} --out {folder}",
                  "train in full on the codes that scored highest")]
     page = write(report(found, split, name=name, seed=0, commands=commands), out / "codes.html")
     result = {"data": name, "seed": 0, **found.to_dict()}
@@ -737,10 +738,6 @@ class Voice:
         from semid.training.progress import Progress
 
         return Progress(self.err, "quiet" if quiet else None)
-
-
-def _items(reading: flags.Reading) -> str:
-    return f" --items {shlex.quote(reading.items)}" if reading.items else ""
 
 
 def _example(ids: Iterable[object]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
@@ -107,6 +108,19 @@ class Splitting:
 
 AS_GUESSED = Reading()
 LEAVE_ONE_OUT = Splitting()
+
+
+def typed(*groups: Reading | Splitting) -> str:
+    """Return the flags that give these values, with a space before each: what was said of tables whose columns nobody can guess has to
+    be said in the next command too."""
+    words = []
+    for group in groups:
+        for field in fields(group):
+            value = getattr(group, field.name)
+            if value != field.default:
+                for one in value if isinstance(value, tuple) else (value,):
+                    words += ["--" + field.name.replace("_", "-"), shlex.quote(str(one))]
+    return "".join(f" {word}" for word in words)
 
 
 def settings(pairs: Sequence[str]) -> dict[str, object]:

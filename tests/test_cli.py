@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_each_verb_has_help_that_documents_its_json(verb: str, capsys: pytest.Ca
     assert f"usage: semid {verb}" in said
     assert "JSON" in said
     assert "--json" in said
+
+
+def test_the_command_to_type_next_reads_the_tables_as_this_one_did(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Columns that nobody can guess, and a row left out: the next command as printed must train."""
+    rows = [f"{user},{item},2024-01-{1 + step:02d}" for user in range(8) for step, item in enumerate((user, user + 1, user + 2, user + 3))]
+    table = tmp_path / "my events.csv"
+    table.write_text("\n".join(["wer,was,wann", *rows, "1,2,never"]) + "\n")
+    assert cli.main(["data", "check", str(table), "--user", "wer", "--item", "was", "--time", "wann", "--on-bad-rows", "drop"]) == 0
+    said = capsys.readouterr().out
+    command = shlex.split(said[said.index("semid train") :].split("#")[0])
+    command[command.index("runs/first")] = str(tmp_path / "run")
+    command[command.index("semid", 1)] = "popularity"
+    assert cli.main([*command[1:], "--max-history", "3", "--quiet", "--device", "cpu"]) == 0
+    following = capsys.readouterr().out
+    assert f"semid compare popularity --data '{table}' --user wer --item was --time wann --on-bad-rows drop --max-history 3" in following
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture):

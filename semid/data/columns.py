@@ -15,13 +15,16 @@ from semid.errors import DataError, did_you_mean
 USER = (("userid", "user", "uid", "customerid", "customer", "reviewerid", "visitorid", "clientid", "memberid", "accountid",
          "buyerid", "shopperid", "profileid", "personid"), ("sessionid", "session"))
 ITEM = (("itemid", "item", "iid", "movieid", "productid", "sku", "parentasin", "articleid", "bookid", "videoid", "songid",
-         "trackid", "artistid", "newsid", "gameid", "businessid", "venueid", "poiid", "recipeid", "goodsid", "contentid"),
+         "trackid", "artistid", "newsid", "gameid", "businessid", "venueid", "poiid", "recipeid", "goodsid", "contentid",
+         "stockcode", "itemcode", "productcode"),
         ("asin", "isbn", "product", "movie", "video"))
 EVENT_ROLES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "user": USER,
     "item": ITEM,
     "time": (("timestamp", "ts", "unixreviewtime", "unixtimestamp", "unixtime", "eventtime", "eventtimestamp", "timestampms"),
-             ("time", "datetime", "createdat", "utctime"), ("date", "reviewtime", "day")),
+             ("time", "datetime", "createdat", "utctime", "orderedat", "purchasedat", "viewedat", "clickedat", "watchedat", "playedat",
+              "ratedat", "occurredat"),
+             ("date", "reviewtime", "day", "orderdate", "purchasedate", "transactiondate", "invoicedate", "eventdate", "tdat")),
     "position": (("position", "sequencenumber", "sequenceno", "seqno"),),
     "action": (("action", "actiontype", "event", "eventtype", "behavior", "behaviour", "behaviortype", "behaviourtype"),),
     "value": (("rating", "overall", "stars"), ("value", "score")),

@@ -6,9 +6,10 @@ What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector 
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
 has a vector of its own beside the shared code vectors (generators/two_level.py); targets after rare items are shared with the
 neighbours that item-kNN knows (`NeighbourTargets` in data/batch.py; measured in dev/LOG.md).
-Other tokenizers under the same generator: `semid:text_codes`, `semid:cf_codes`, `semid:rqvae` (TIGER's) and `semid:product` (RPG's),
-and the variants `two_level` of letter and cost. All of them treat items with the same codes alike: the nearest free last code
-(`collisions.next_free`), which adds no level, so that a comparison changes the tokenizer alone.
+Other tokenizers under the same generator: `semid:text_codes`, `semid:cf_codes`, `semid:rqvae` (TIGER's), `semid:product` (RPG's),
+`semid:letter_sid` (LETTER's published codes, a column of the items table) and the variants `two_level` of other recipes. All treat
+items with the same codes alike: the nearest free last code (`collisions.next_free`), which adds no level, so that a comparison changes
+the tokenizer alone.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "cf_codes": {"code_views": ("cf",)},
     "rqvae": {"tokenizer": "rqvae", "code_views": ("text",)},
     "product": {"tokenizer": "product"},
+    "letter_sid": {"codes": "letter_sid"},
 }
 VIEWS = ("text", "cf")
 DENSE = 50

@@ -13,7 +13,9 @@ from semid.errors import DataError
      {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "value": "overall"}),
     ("rating title text asin parent_asin user_id timestamp verified_purchase",
      {"user": "user_id", "item": "parent_asin", "time": "timestamp", "value": "rating"}),
-    ("customer_id article_id t_dat", {"user": "customer_id", "item": "article_id"}),
+    ("customer_id article_id t_dat", {"user": "customer_id", "item": "article_id", "time": "t_dat"}),
+    ("InvoiceNo StockCode Quantity InvoiceDate CustomerID", {"user": "CustomerID", "item": "StockCode", "time": "InvoiceDate"}),
+    ("customer sku ordered_at", {"user": "customer", "item": "sku", "time": "ordered_at"}),
     ("visitorid itemid event timestamp", {"user": "visitorid", "item": "itemid", "time": "timestamp", "action": "event"}),
     ("session_id sku date", {"user": "session_id", "item": "sku", "time": "date"}),
     ("uid iid position split", {"user": "uid", "item": "iid", "position": "position", "split": "split"})])
