@@ -11,6 +11,7 @@ from torch import Tensor
 
 from semid.recipes import lightgcn, sasrec
 from semid.recipes.lightgcn import Config as LightGCNSettings
+from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recommenders import ItemRecommender
 from semid.scorers.item_knn import spectral_vectors
@@ -31,7 +32,7 @@ def behaviour_vectors(source: str, data: Split, job: Job, *, width: int, sasrec_
         return known_vectors(lightgcn.run(replace(lightgcn_settings or LightGCNSettings(), width=width), data, job), data.train)
     if source != "sasrec":
         return data.catalog.view(source)
-    return known_vectors(sasrec.run(replace(sasrec_settings or SASRecSettings(), width=width), data, job), data.train)
+    return known_vectors(sasrec.run(replace(sasrec_settings or PLAIN_SASREC, width=width), data, job), data.train)
 
 
 @runtime_checkable

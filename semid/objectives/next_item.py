@@ -21,11 +21,13 @@ def _supervised(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True)
 class FullSoftmax:
-    """Cross-entropy over all items; the default up to 50,000 items."""
+    """Cross-entropy over all items; the default up to 50,000 items. smoothing in [0, 1): the share of a target spread over all."""
+
+    smoothing: float = 0.0
 
     def __call__(self, model, batch: Batch) -> Loss:
         hidden, target = _supervised(model, batch)
-        return Loss(linear_cross_entropy(hidden, model.item_vectors(), target))
+        return Loss(linear_cross_entropy(hidden, model.item_vectors(), target, smoothing=self.smoothing))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from semid.coding import Coder, made_once
 from semid.collaborative import behaviour_vectors
 from semid.generation import generate, refuse_nested_codes
 from semid.recipes.lightgcn import Config as LightGCNSettings
+from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recipes.semid import Config as TwoLevel
 from semid.recipes.tiger import CAUSAL, with_content
@@ -78,7 +79,7 @@ class Config:
     tiger: Tiger = Tiger(levels=4, user_tokens=0, batch_size=512, steps=50_000, look_every=250, beams=20,
                          optimization=Optimization(learning_rate=5e-4, beta2=0.999, warmup=500, clip=1.0))
     two_level: TwoLevel = TwoLevel()
-    sasrec: SASRecSettings = SASRecSettings()
+    sasrec: SASRecSettings = PLAIN_SASREC
     lightgcn: LightGCNSettings = LightGCNSettings()
 
     def __post_init__(self):

@@ -1,8 +1,9 @@
 """SASRec: a causal transformer over item ids with a modern loss. The rival that published tables make look weak.
 
 Source: Kang and McAuley, ICDM 2018, arXiv 1808.09781; gBCE from gSASRec, RecSys 2023, arXiv 2308.07192. Status: baseline.
-Deviations: pre-norm blocks, GELU, AdamW with a cosine schedule, early stopping on validation NDCG@10; the loss is full softmax
-by default (the paper's BCE with one negative is `sasrec:bce`).
+Deviations: pre-norm blocks, GELU, AdamW with a cosine schedule, early stopping on validation NDCG@10; the loss is full softmax with
+smoothed labels by default (the paper's BCE with one negative is `sasrec:bce`), and an item is scored by its input vector with a small
+offset of its own (`sasrec:tied` has the paper's one table).
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from semid.validation import measure
 
 VARIANTS: dict[str, dict[str, object]] = {
     "gbce": {"loss": "gbce"},
-    "sampled": {"loss": "sampled"},
-    "bce": {"loss": "gbce", "negatives": 1, "calibration": 0.0},
+    "sampled": {"loss": "sampled", "offset": 0.0},
+    "bce": {"loss": "gbce", "negatives": 1, "calibration": 0.0, "offset": 0.0},
+    "tied": {"offset": 0.0},
     "untied": {"is_tied": False},
 }
 SCALE = "dot product"
@@ -33,7 +35,8 @@ SCALE = "dot product"
 
 @dataclass(frozen=True)
 class Config:
-    """loss: softmax (all items), sampled (cosine, `negatives` shared), gbce (`negatives` a position, `calibration`).
+    """is_tied, offset: see `scorers.sasrec`. loss: softmax (all items, `smoothing` of each target spread over them), sampled (cosine,
+    `negatives` shared), gbce (`negatives` a position, `calibration`).
 
     tokens: positions in a batch; epochs at most; patience: looks (one an epoch) without a better validation NDCG@10.
     """
@@ -44,13 +47,19 @@ class Config:
     feedforward: int = 256
     dropout: float = 0.3
     is_tied: bool = True
+    offset: float = 0.1
     loss: Literal["softmax", "sampled", "gbce"] = "softmax"
+    smoothing: float = 0.1
     negatives: int = 256
     calibration: float = 0.75
     tokens: int = 1024
     epochs: int = 12
     patience: int = 5
     optimization: Optimization = Optimization(weight_decay=0.1)
+
+
+PLAIN = Config(offset=0.0, smoothing=0.0)
+"""For systems whose papers take SASRec's item vectors: one table, as there."""
 
 
 def smoke() -> Config:
@@ -62,7 +71,7 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     model = build(config, len(data.catalog), data.protocol.max_history).to(job.device)
     recommender = ItemRecommender(model, SCALE, job.device)
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
-    objective = {"softmax": FullSoftmax(), "sampled": SampledSoftmax(config.negatives),
+    objective = {"softmax": FullSoftmax(config.smoothing), "sampled": SampledSoftmax(config.negatives),
                  "gbce": GBCE(config.negatives, config.calibration)}[config.loss]
     fit(model, objective, batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
         validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch,
@@ -73,7 +82,8 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
 
 def build(config: Config, num_items: int, max_length: int) -> SASRec:
     return SASRec(num_items, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
-                  dropout=config.dropout, max_length=max_length, is_tied=config.is_tied, is_cosine=config.loss == "sampled")
+                  dropout=config.dropout, max_length=max_length, is_tied=config.is_tied, offset=config.offset,
+                  is_cosine=config.loss == "sampled")
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:

@@ -22,6 +22,7 @@ from semid.encoders.content import with_text_view
 from semid.errors import ConfigError, DataError
 from semid.generators import setrec as generators
 from semid.objectives.setrec import SETRec as Loss
+from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.training.fit import Optimization, Validation, fit
@@ -70,7 +71,7 @@ class Config:
     epochs: int = 30
     look_every: int = 200
     patience: int = 10
-    sasrec: SASRecSettings = SASRecSettings()
+    sasrec: SASRecSettings = PLAIN_SASREC
     optimization: Optimization = Optimization(learning_rate=1e-3, beta2=0.999, warmup=100, final=0.0, clip=1.0)
 
     def __post_init__(self):

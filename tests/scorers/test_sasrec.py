@@ -105,3 +105,19 @@ def test_cosine_scores_ignore_the_length_of_item_vectors():
     model.output.data[7] *= 5
     assert torch.allclose(model.score(batch), before, atol=1e-6)
     assert before.abs().max() <= 1
+
+
+def test_an_offset_starts_as_one_table_and_moves_slower_than_it():
+    """Adam's first step has one size for every number: what scores then moves 1.1 times as far as what reads."""
+    torch.manual_seed(0)
+    model = SASRec(20, width=16, heads=2, feedforward=32, dropout=0.0, max_length=10, offset=0.1)
+    batch = history_batch([np.array([1, 2, 3])], max_history=10)
+    read, scored = model.item.weight.clone(), model.item_vectors().clone()
+    assert torch.equal(read, scored)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    (-model.score(batch).log_softmax(1)[0, 7]).backward()
+    optimizer.step()
+    unread = 7  # not in the history: one gradient alone, that of the score
+    moved, away = model.item.weight[unread] - read[unread], model.item_vectors()[unread] - scored[unread]
+    assert torch.allclose(moved.abs(), torch.full((16,), 1e-3), rtol=1e-2)
+    assert torch.allclose(away, 1.1 * moved, rtol=1e-3, atol=1e-7)
