@@ -80,6 +80,7 @@ class Config:
     has_time_gaps: bool = True
     tokens: int = 1024
     epochs: int = 12
+    epoch_steps: int = 84
     patience: int = 3
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
@@ -92,7 +93,7 @@ class Config:
 
 def smoke() -> Config:
     return Config(text="none", cf_dim=16, digits=8, size=8, width=32, heads=1, feedforward=64, dropout=0.1, tokens=256, epochs=15,
-                  patience=15, optimization=Optimization(learning_rate=5e-3, warmup=10))
+                  epoch_steps=0, patience=15, optimization=Optimization(learning_rate=5e-3, warmup=10))
 
 
 def run(config: Config, data: Split, job: Job) -> ParallelRecommender:
@@ -107,7 +108,8 @@ def run(config: Config, data: Split, job: Job) -> ParallelRecommender:
     recommender = ParallelRecommender(generator, SCALE, job.device, ids=ids)
     objective = NextDigits(config.smoothing) if config.loss == "digits" else NextItemOfDigits(config.negatives)
     semid.train_on_histories(generator, objective, recommender, data, job, tokens=config.tokens, epochs=config.epochs,
-                             patience=config.patience, neighbour_prior=config.neighbour_prior, optimization=config.optimization)
+                             epoch_steps=config.epoch_steps, patience=config.patience, neighbour_prior=config.neighbour_prior,
+                             optimization=config.optimization)
     if config.search == "all":
         return recommender
     with torch.no_grad():

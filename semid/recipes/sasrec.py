@@ -18,7 +18,7 @@ from semid.data.batch import SequenceBatches
 from semid.objectives.next_item import GBCE, FullSoftmax, SampledSoftmax
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.sasrec import SASRec
-from semid.training.fit import Optimization, Validation, fit
+from semid.training.fit import Optimization, Validation, fit, steps_of_epoch
 from semid.training.job import Job
 from semid.types import Catalog, Split
 from semid.validation import measure
@@ -38,7 +38,8 @@ class Config:
     """is_tied, offset: see `scorers.sasrec`. loss: softmax (all items, `smoothing` of each target spread over them), sampled (cosine,
     `negatives` shared), gbce (`negatives` a position, `calibration`).
 
-    tokens: positions in a batch; epochs at most; patience: looks (one an epoch) without a better validation NDCG@10.
+    tokens: positions in a batch; epochs at most, each of a pass over the data, or of `epoch_steps` batches where
+    that is more; patience: looks (one an epoch) without a better validation NDCG@10.
     """
 
     width: int = 128
@@ -54,6 +55,7 @@ class Config:
     calibration: float = 0.75
     tokens: int = 1024
     epochs: int = 12
+    epoch_steps: int = 84
     patience: int = 5
     optimization: Optimization = Optimization(weight_decay=0.1)
 
@@ -63,7 +65,8 @@ PLAIN = Config(offset=0.0, smoothing=0.0)
 
 
 def smoke() -> Config:
-    return Config(width=32, dropout=0.1, tokens=256, epochs=12, patience=12, optimization=Optimization(learning_rate=5e-3, warmup=10))
+    return Config(width=32, dropout=0.1, tokens=256, epochs=12, epoch_steps=0, patience=12,
+                  optimization=Optimization(learning_rate=5e-3, warmup=10))
 
 
 def run(config: Config, data: Split, job: Job) -> ItemRecommender:
@@ -73,8 +76,9 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
     objective = {"softmax": FullSoftmax(config.smoothing), "sampled": SampledSoftmax(config.negatives),
                  "gbce": GBCE(config.negatives, config.calibration)}[config.loss]
-    fit(model, objective, batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=batches.steps_per_epoch,
+    epoch = steps_of_epoch(batches, config.epoch_steps)
+    fit(model, objective, batches, steps=config.epochs * epoch, optimization=config.optimization,
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=epoch,
                               patience=config.patience),
         checkpoint=job.checkpoint("sasrec"), resume=job.resume, log=job.log, stage="sasrec")
     return recommender

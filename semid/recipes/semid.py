@@ -40,7 +40,7 @@ from semid.tokenizers.product import Product
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.rqvae import RQVAE
 from semid.tokenizers.view import composed, num_different
-from semid.training.fit import Optimization, Validation, fit
+from semid.training.fit import Optimization, Validation, fit, steps_of_epoch
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 from semid.validation import measure, sample
@@ -74,8 +74,9 @@ class Config:
     has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that reads codes alone, with
     id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
-    has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. patience: looks
-    (one every other epoch) without a better validation NDCG@10.
+    has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. epochs at most,
+    each of a pass over the data, or of `epoch_steps` batches where that is more. patience: looks (one every other epoch) without a better
+    validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
     beams: kept while decoding. fusion: pool with item-kNN. alignment: training on preferences or rewards after that.
@@ -100,6 +101,7 @@ class Config:
     has_time_gaps: bool = True
     tokens: int = 1024
     epochs: int = 12
+    epoch_steps: int = 84
     patience: int = 3
     beams: int = 50
     neighbour_prior: float = 5.0
@@ -110,8 +112,8 @@ class Config:
 
 
 def smoke() -> Config:
-    return Config(text="none", cf_dim=16, size=8, width=32, heads=1, feedforward=64, dropout=0.1, tokens=256, epochs=15, patience=15,
-                  optimization=Optimization(learning_rate=5e-3, warmup=10))
+    return Config(text="none", cf_dim=16, size=8, width=32, heads=1, feedforward=64, dropout=0.1, tokens=256, epochs=15, epoch_steps=0,
+                  patience=15, optimization=Optimization(learning_rate=5e-3, warmup=10))
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
@@ -154,20 +156,22 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
 
     look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
     train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens, epochs=config.epochs,
-                       patience=config.patience, neighbour_prior=config.neighbour_prior, optimization=config.optimization)
+                       epoch_steps=config.epoch_steps, patience=config.patience, neighbour_prior=config.neighbour_prior,
+                       optimization=config.optimization)
     if config.alignment.method != "none":
         align(recommender, config.alignment, data, job, vectors=None if content is None else content.numpy())
     return recommender
 
 
 def train_on_histories(model: nn.Module, objective: Objective, look: Recommender, data: Split, job: Job, *, tokens: int, epochs: int,
-                       patience: int, neighbour_prior: float, optimization: Optimization) -> None:
+                       epoch_steps: int, patience: int, neighbour_prior: float, optimization: Optimization) -> None:
     """Train on whole histories, with a look at validation every other epoch by what `look` recommends. The rest as in `Config`."""
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=tokens, seed=job.seed)
     if neighbour_prior:
         batches = item_knn.neighbour_targets(batches, data, prior=neighbour_prior, seed=job.seed)
-    fit(model, objective, batches, steps=epochs * batches.steps_per_epoch, optimization=optimization,
-        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * batches.steps_per_epoch, patience=patience),
+    epoch = steps_of_epoch(batches, epoch_steps)
+    fit(model, objective, batches, steps=epochs * epoch, optimization=optimization,
+        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * epoch, patience=patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
 
 

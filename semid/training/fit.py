@@ -59,6 +59,12 @@ class Optimization:
         return self.learning_rate * (1.0 if self.schedule == "inverse_sqrt" else rise) * fall
 
 
+def steps_of_epoch(batches: Batches, least: int) -> int:
+    """Return the steps that count as an epoch: those of one pass over the data, or `least` where the data are so small that a pass is
+    less. A thousand orders are two batches: twelve passes over them are 24 steps, after which nothing has been learnt."""
+    return max(batches.steps_per_epoch, least)
+
+
 @dataclass(frozen=True)
 class Validation:
     """When to look, and what decides. measure() returns named numbers; `select` (higher is better) picks the kept weights.

@@ -59,6 +59,14 @@ def test_same_seed_gives_the_same_bits(name):
     np.testing.assert_array_equal(lists[0].score, lists[1].score)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sasrec", "semid", "parallel"])
+def test_the_defaults_learn_a_log_whose_epoch_is_a_single_batch(name):
+    """120 users on the ring: twelve passes were twelve steps once, and learnt nothing."""
+    world = walk(users=120)
+    assert measure(train(name, world).recommender, world, seen="remove")["ndcg@10"] >= 0.9
+
+
 @pytest.mark.parametrize("name", ["letter", "cost"])
 def test_codes_of_a_tokenizer_work_under_the_two_level_generator_too(name, tmp_path):
     world, module = walk(), find_recipe(name)[0]
