@@ -102,7 +102,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     say.next([(f"open {page}", "the comparison with pictures"),
               (f"semid recommend {run.folder} --user {user} --where {rule}", "the same user under a rule"),
               ("semid data check EVENTS --items ITEMS", "your own tables: CSV, TSV, Parquet or JSON Lines"),
-              ("semid compare semid --data EVENTS --items ITEMS --out runs/mine", "the same on your own tables")])
+              ("semid compare semid:fusion --data EVENTS --items ITEMS --out runs/mine", "the same on your own tables")])
     return _open_page(run_folder(out, "semid:fusion", 0), run_folder(out, "sasrec", 0)) if serve else 0
 
 
@@ -137,7 +137,7 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
         files = " and ".join(dict.fromkeys(data.report.bad_rows["file"].to_pylist()))
         say.error(f"{files}: {number:,} bad {rows}; mend them, or train with --on-bad-rows drop; {where}")
         return 2
-    say.next([(f"semid train semid --data {shlex.quote(events)}{flags.typed(reading)} --out runs/first", "train on these tables")])
+    say.next([(f"semid train semid:fusion --data {shlex.quote(events)}{flags.typed(reading)} --out runs/first", "train on these tables")])
     return 0
 
 

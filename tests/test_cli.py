@@ -70,7 +70,7 @@ def test_the_command_to_type_next_reads_the_tables_as_this_one_did(tmp_path: Pat
     said = capsys.readouterr().out
     command = shlex.split(said[said.index("semid train") :].split("#")[0])
     command[command.index("runs/first")] = str(tmp_path / "run")
-    command[command.index("semid", 1)] = "popularity"
+    command[command.index("semid:fusion")] = "popularity"
     assert cli.main([*command[1:], "--max-history", "3", "--quiet", "--device", "cpu"]) == 0
     following = capsys.readouterr().out
     assert f"semid compare popularity --data '{table}' --user wer --item was --time wann --on-bad-rows drop --max-history 3" in following
