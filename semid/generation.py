@@ -10,8 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from semid.errors import ConfigError
+from semid.newcomers import Free, Newcomers
 from semid.recipes import semid, tiger
 from semid.recommenders import CodeRecommender
+from semid.tokenizers.rqvae import RQVAE
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 
@@ -23,6 +25,17 @@ def generate(ids: SemanticIds, encoder_decoder: tiger.Config, two_level: semid.C
         return tiger.generate(encoder_decoder, ids, data, job, temperature)
     catalog, views = semid.with_views(two_level.text, two_level.cf_dim, data, job)
     return semid.generate(two_level, ids, catalog, views, data, job, temperature)
+
+
+def newcomers(encoder_decoder: tiger.Config, two_level: semid.Config, catalog: Catalog, folder: Path, *, is_two_level: bool,
+              free: Free) -> Newcomers | None:
+    """New items under what `generate` trained on RQ-VAE's codes. free: as `Newcomers` has it, for the encoder-decoder; semid's generator
+    takes the nearest free code, and no new items where it reads another text than the tokenizer."""
+    tokenizer = RQVAE.load(folder / "tokenizer.safetensors")
+    if not is_two_level:
+        return Newcomers.of_text(tokenizer, encoder_decoder.view, encoder_decoder.text, free, catalog)
+    reads_the_same = encoder_decoder.view == semid.VIEWS[0] and encoder_decoder.text == two_level.text
+    return semid.newcomers_of(tokenizer, two_level, catalog, folder) if reads_the_same else None
 
 
 def refuse_nested_codes(encoder_decoder: tiger.Config, two_level: semid.Config) -> None:

@@ -1,7 +1,8 @@
 """How items that came after training get codes: encode them as the run's items were, ask its tokenizer, take what is free.
 
-A recipe that makes codes of content says how in a function `newcomers(config, catalog, folder) -> Newcomers`, None where the codes were
-published; one without it (SASRec, item-kNN: a vector or a row of counts for each item) can't take new items.
+A recipe that makes codes of content says how in a function `newcomers(config, catalog, folder) -> Newcomers`, None where these settings
+leave no way; it is asked only for runs with a tokenizer of their own. A recipe without it (SASRec, item-kNN: a vector or a row of counts
+for each item) can't take new items.
 
 Axes: n new items, L levels, F width of an item's content, T width of its text part.
 """
@@ -22,6 +23,8 @@ from semid.errors import DataError, RunError
 from semid.protocols import Tokenizer
 from semid.tokenizers.view import View, composed
 from semid.types import Catalog, IdMap, SemanticIds
+
+Free = Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
 
 NEAREST = 10
 """Known items whose behaviour a new one is expected to have."""
@@ -44,10 +47,15 @@ class Newcomers:
     width: int
     text: str
     behaviour: dict[str, int]
-    free: Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
+    free: Free
     known: Catalog
     kept: np.ndarray | None = None
     is_checked: Event = field(default_factory=Event)
+
+    @classmethod
+    def of_text(cls, tokenizer: Tokenizer, view: str, text: str, free: Free, known: Catalog) -> Newcomers:
+        """For a generator that reads codes alone, of one view."""
+        return cls(tokenizer, view, tokenizer.width, text=text, behaviour={}, free=free, known=known)
 
     @property
     def content_width(self) -> int:

@@ -39,6 +39,11 @@ class Scorer(Protocol):
 class Tokenizer(Protocol):
     """Item vectors to semantic ids (before any collision policy)."""
 
+    @property
+    def width(self) -> int:
+        """D of the vectors it was fitted to."""
+        ...
+
     def fit(self, catalog: Catalog, interactions: Interactions | None = None, *, seed: int) -> Tokenizer: ...
 
     def assign(self, catalog: Catalog) -> SemanticIds:

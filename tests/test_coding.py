@@ -120,7 +120,6 @@ def test_under_semid_s_generator_items_with_the_same_codes_are_told_apart_alike(
 
 
 def test_a_run_of_published_codes_answers_but_takes_no_new_items(run: Run):
-    assert default.newcomers(run.config, run.catalog, run.folder) is None
     assert Engine.open(run.folder).snapshot.newcomers is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from semid.newcomers import NEAREST, Newcomers
 from semid.recipes import semid
-from semid.run import train
+from semid.run import find_recipe, train
 from semid.tokenizers.collisions import nearest_free_code
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.types import Catalog, IdMap
@@ -33,6 +33,34 @@ def test_a_new_item_gets_the_codes_of_its_twin_and_all_the_content_that_the_gene
     if changes.get("code_views") == ("text",):
         assert codes[0, :-1].tolist() == run.recommender.ids.codes[5, :-1].tolist()
     assert codes[0].tolist() not in run.recommender.ids.codes.tolist()
+
+
+@pytest.mark.parametrize("name", ["letter", "letter:two_level", "cost", "cost:two_level", "discrec"])
+def test_a_new_item_gets_the_prefix_of_its_twin_from_a_learnt_tokenizer(name: str, tmp_path: Path):
+    """By text alone: behaviour shaped LETTER's encoder, but isn't read by it."""
+    data = walk(users=60)
+    run = train(name, data, out=tmp_path / "run", settings=short(dataclasses.asdict(find_recipe(name)[0].smoke())))
+    found = find_recipe(name)[0].newcomers(run.config, run.catalog, run.folder)
+    assert found is not None
+    twin = Catalog(IdMap(["new"]), data.catalog.table.slice(5, 1), {}, {"text": data.catalog.view("text")[5:6]})
+    ids = run.recommender.ids
+    codes, _ = found.place(twin, ids)
+    assert codes.shape == (1, ids.codes.shape[1])
+    assert codes[0, :2].tolist() == ids.codes[5, :2].tolist()
+    assert codes[0].tolist() not in ids.codes.tolist()
+
+
+def short(settings: dict) -> dict:
+    """A handful of steps, and vectors of behaviour that need none; no variant's own."""
+    quick = {"epochs": 1, "steps": 10, "look_every": 10, "tokenizer_steps": 40, "cf": "spectral", "groups": 2, "text": "auto"}
+    return {name: short(value) if isinstance(value, dict) else quick.get(name, value) for name, value in settings.items()
+            if name != "is_two_level"}
+
+
+def test_a_generator_without_content_takes_no_new_items(tmp_path: Path):
+    settings = dataclasses.asdict(dataclasses.replace(semid.smoke(), text="auto", epochs=1, has_content=False))
+    run = train("semid", walk(users=60), out=tmp_path / "run", settings=settings)
+    assert semid.newcomers(run.config, run.catalog, run.folder) is None
 
 
 def test_expected_behaviour_is_the_weighted_mean_of_the_nearest_by_text():

@@ -18,12 +18,13 @@ import torch
 from semid import generation
 from semid.coding import Coder, made_once
 from semid.generation import generate, refuse_nested_codes
+from semid.newcomers import Newcomers
 from semid.recipes.semid import Config as TwoLevel
 from semid.recipes.tiger import CAUSAL, with_content
 from semid.recipes.tiger import Config as Tiger
 from semid.recipes.tiger import smoke as tiger_smoke
 from semid.recommenders import CodeRecommender
-from semid.tokenizers.collisions import extra_level, next_free
+from semid.tokenizers.collisions import extra_level, next_free, next_number
 from semid.tokenizers.cost import CoST
 from semid.tokenizers.rqvae import RQVAE
 from semid.training.job import Job
@@ -75,6 +76,11 @@ def coder(config: Config, data: Split, job: Job) -> Coder:
     tokenizer = RQVAE(shape.view, levels=shape.levels, size=shape.size, latent=shape.latent, loss=loss, steps=shape.tokenizer_steps,
                       log=job.log, checkpoint=job.checkpoint("tokenizer"))
     return Coder(tokenizer, catalog, next_free if config.is_two_level else extra_level)
+
+
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+    """New items: the same text and tokenizer, and TIGER's or semid's way with equal codes."""
+    return generation.newcomers(config.tiger, config.two_level, catalog, folder, is_two_level=config.is_two_level, free=next_number)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -20,6 +20,7 @@ from semid.coding import Coder, made_once
 from semid.errors import ConfigError
 from semid.generators.discrec import DiscRec
 from semid.generators.encoder_decoder import EncoderDecoder
+from semid.newcomers import Newcomers
 from semid.recipes import letter, tiger
 from semid.recipes.letter import Config as Letter
 from semid.recommenders import CodeRecommender
@@ -83,6 +84,11 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
     return DiscRec(ids, width=shape.width, heads=shape.heads, head_width=shape.head_width, layers=shape.layers,
                    feedforward=shape.feedforward, dropout=shape.dropout, causal=shape.is_causal, branch_heads=config.branch_heads,
                    has_positions=config.has_positions, has_local_attention=config.has_local_attention, has_gate=config.has_gate)
+
+
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+    """New items: as for letter; the layer has no weight of an item's own."""
+    return letter.newcomers(config.letter, catalog, folder)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

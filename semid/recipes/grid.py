@@ -98,13 +98,10 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
                           dropout=config.dropout, separator=True, causal=config.is_causal)
 
 
-def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
     """New items: the same text vectors and tokenizer, and the lowest free number behind their codes, 0 for who is alone."""
-    if config.codes:
-        return None  # whoever made them knows how
     tokenizer = {"rkmeans": ResidualKMeans, "rvq": ResidualVQ, "rqvae": RQVAE}[config.tokenizer].load(folder / "tokenizer.safetensors")
-    return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={},
-                     free=partial(next_number, is_unique_zero=True), known=catalog)
+    return Newcomers.of_text(tokenizer, config.view, config.text, partial(next_number, is_unique_zero=True), catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -23,6 +23,7 @@ from semid import generation
 from semid.coding import Coder, made_once
 from semid.collaborative import behaviour_vectors
 from semid.generation import generate, refuse_nested_codes
+from semid.newcomers import Newcomers
 from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
 from semid.recipes.sasrec import Config as SASRecSettings
@@ -31,7 +32,7 @@ from semid.recipes.tiger import CAUSAL, with_content
 from semid.recipes.tiger import Config as Tiger
 from semid.recipes.tiger import smoke as tiger_smoke
 from semid.recommenders import CodeRecommender
-from semid.tokenizers.collisions import next_free, sinkhorn
+from semid.tokenizers.collisions import nearest_free_code, next_free, sinkhorn
 from semid.tokenizers.letter import Letter
 from semid.tokenizers.rqvae import RQVAE
 from semid.tokenizers.view import want_enough
@@ -120,6 +121,11 @@ def collaborative_vectors(config: Config, data: Split, job: Job) -> np.ndarray:
     """Return float32 [N, Z] of what users did in the training rows; zeros where nobody took an item."""
     return behaviour_vectors(config.cf, data, job, width=config.tiger.latent, sasrec_settings=config.sasrec,
                              lightgcn_settings=config.lightgcn)
+
+
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+    """New items: the same text and tokenizer, which reads no behaviour once it is trained, and the nearest free code."""
+    return generation.newcomers(config.tiger, config.two_level, catalog, folder, is_two_level=config.is_two_level, free=nearest_free_code)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

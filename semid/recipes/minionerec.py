@@ -120,12 +120,9 @@ def coder(config: Config, data: Split, job: Job) -> Coder:
     return Coder(tokenizer, catalog, repaired)
 
 
-def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
     """New items: the same text vectors and tokenizer, and the nearest free last code."""
-    if config.codes:
-        return None  # whoever made them knows how
-    tokenizer = RQVAE.load(folder / "tokenizer.safetensors")
-    return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={}, free=nearest_free_code, known=catalog)
+    return Newcomers.of_text(RQVAE.load(folder / "tokenizer.safetensors"), config.view, config.text, nearest_free_code, catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -31,7 +31,7 @@ from semid.evaluation.evaluate import resolve_seen
 from semid.generators.two_level import TwoLevel
 from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
-from semid.protocols import Objective, Recommender
+from semid.protocols import Objective, Recommender, Tokenizer
 from semid.recipes import item_knn
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
 from semid.scorers.item_knn import spectral_vectors
@@ -262,10 +262,15 @@ def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
     """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code."""
-    if config.codes:
-        return None  # whoever made them knows how
-    tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer].load(folder / "tokenizer.safetensors")
-    content = load_tensors(folder / "generator.safetensors")["input.content"].numpy()
+    tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer]
+    return newcomers_of(tokenizer.load(folder / "tokenizer.safetensors"), config, catalog, folder)
+
+
+def newcomers_of(tokenizer: Tokenizer, config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+    """The same for any tokenizer of the same views; None where the generator reads no content, and so kept none."""
+    if (kept := load_tensors(folder / "generator.safetensors").get("input.content")) is None:
+        return None
+    content = kept.numpy()
     width, behaviour = content.shape[1], min(config.cf_dim, len(catalog))
     return Newcomers(tokenizer, VIEWS if width > behaviour else ("cf",), width, text=config.text, behaviour={"cf": behaviour},
                      free=nearest_free_code, known=catalog, kept=content)

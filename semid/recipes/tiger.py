@@ -137,12 +137,9 @@ def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
                           user_tokens=config.user_tokens, causal=config.is_causal)
 
 
-def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
+def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers:
     """New items: the same text vectors and tokenizer, and the lowest free number behind their codes."""
-    if config.codes:
-        return None  # whoever made them knows how
-    tokenizer = RQVAE.load(folder / "tokenizer.safetensors")
-    return Newcomers(tokenizer, config.view, tokenizer.width, text=config.text, behaviour={}, free=next_number, known=catalog)
+    return Newcomers.of_text(RQVAE.load(folder / "tokenizer.safetensors"), config.view, config.text, next_number, catalog)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender:

@@ -206,8 +206,9 @@ class Engine:
                 raise ConfigError(f"recipe {snapshot.run.recipe!r} has no way to give codes to new items; train again with them, or serve "
                                   "a recipe that has one, such as semid")
             if snapshot.newcomers is None:
-                raise ConfigError(f"the codes of this run came ready-made ({snapshot.codes.ids.source}), without a tokenizer that could "
-                                  "make those of new items; train again with codes of theirs, or without --set codes=...")
+                raise ConfigError("this run can't make codes of new items: its own came ready-made, without a tokenizer, or its generator "
+                                  f"does not read the text that they are made of ({snapshot.codes.ids.source}); train again with the new "
+                                  "items, or with text and without --set codes=...")
             new = incoming.read_new(items, snapshot.run.catalog, item_id=item_id, views=views)
             if known := [id_ for id_ in new.items.ids.tolist() if id_ in snapshot.catalog.items]:
                 raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more' if len(known) > 1 else ''} are in the "

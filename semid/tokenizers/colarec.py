@@ -37,6 +37,11 @@ class ColaRec:
         self.view, self.levels, self.size = view, levels, size
         self.centroids: list[Tensor] = []  # one a clustered level, float32 [P, K, D]; infinite where a cluster has fewer than K below it
 
+    @property
+    def width(self) -> int:
+        """D of the view it was fitted to."""
+        return self.centroids[0].shape[2]
+
     def fit(self, catalog: Catalog, interactions: Interactions | None = None, *, seed: int) -> ColaRec:
         """Cluster the items of the catalogue; interactions are not read. Same seed, same bits. Raises `DataError` for too many items."""
         generator = torch.Generator().manual_seed(seed)

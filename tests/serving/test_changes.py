@@ -151,7 +151,7 @@ def test_a_run_of_published_codes_answers_but_takes_no_new_items(tmp_path, capsy
     pq.write_table(world.items(NEW), tmp_path / "new.parquet")
     assert cli.main(["add", str(folder), "--items", str(tmp_path / "new.parquet")]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert "the codes of this run came ready-made" in told
+    assert "this run can't make codes of new items: its own came ready-made" in told
     assert "shop.index.json" in told
 
 
