@@ -161,7 +161,7 @@ def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *,
     table = grid("", "item", "title", "score")
     for rank, item in enumerate(answer, 1):
         table.add_row(str(rank), Text(item["item_id"]), Text(item["title"]), f"{item['score']:.4f}")
-    few = [Text(f"{len(answer)} items satisfy the rule, {k} were asked for", style="dim")] if k and len(answer) < k else []
+    few = [Text(f"{len(answer)} items are left to recommend, {k} were asked for", style="dim")] if k and len(answer) < k else []
     return [Text.assemble((f"For {who}, {after}", "bold"), f"{last}\n"), table, *few]
 
 
