@@ -38,6 +38,9 @@ log = logging.getLogger("semid.serving")
 FLUSH_SECONDS = 30
 """What is under way at the end gets so long."""
 
+PREPARATION_SECONDS = 5
+"""A server listens when it is ready for new items, but waits so long at most: hashed texts of a large catalogue take minutes."""
+
 
 def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None, store: str, drain: float, limits: Limits,
           beside: Engine | None = None, started: Callable[[str], None] = lambda address: None) -> None:
@@ -51,6 +54,7 @@ def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None
     for each in filter(None, (engine, beside)):
         warm(each)
     service = Service(engine, open_store(store), limits=limits, metrics=Metrics(), folder=folder, beside=beside)
+    service.wait_for_preparation(PREPARATION_SECONDS)
     config = uvicorn.Config(create_app(service, Guard(key)), http=impatient(limits, service.room, service.metrics), ws="none",
                             lifespan="on", log_config=logs.settings(), access_log=False, server_header=False, proxy_headers=False,
                             timeout_keep_alive=30, timeout_graceful_shutdown=FLUSH_SECONDS)

@@ -13,7 +13,7 @@ import math
 import reprlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -67,7 +67,11 @@ class Service:
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="change")
         self._model = model_name(folder)
         self._show_version()
-        self._changes.submit(self._prepare)
+        self._preparing = self._changes.submit(self._prepare)
+
+    def wait_for_preparation(self, seconds: float) -> None:
+        """Return when new items can come, after `seconds` at the latest: the rest of the preparation goes on beside the questions."""
+        wait([self._preparing], seconds)
 
     async def close(self) -> None:
         """Answer what was asked, write what waits, then close."""
@@ -198,7 +202,7 @@ class Service:
         def read_again() -> None:
             self.engine.swap(self._folder)
             self._model = model_name(self._folder)
-            self._changes.submit(self._prepare)
+            self._changes.submit(self._prepare)  # before any change that comes later
 
         await self._change("reload", read_again)
 

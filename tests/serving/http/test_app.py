@@ -348,6 +348,24 @@ def test_a_request_is_one_line_of_json(serve: MakeApp, caplog: pytest.LogCapture
         "trace": trace, "method": "GET", "path": "/items/i1/similar", "status": 200}
 
 
+def test_a_start_waits_for_what_new_items_need_but_not_for_ever(serve: MakeApp):
+    class Preparing(FakeEngine):
+        done = False
+
+        def prepare(self) -> None:
+            self.done = self.gate.wait(30)
+
+    engine = Preparing()
+    service = serve(engine).service
+    begin = time.monotonic()
+    service.wait_for_preparation(0.05)
+    assert not engine.done
+    assert time.monotonic() - begin < 5
+    threading.Timer(0.05, engine.gate.set).start()
+    service.wait_for_preparation(30)
+    assert engine.done
+
+
 def test_a_new_model_answers_while_the_old_one_finishes(serve: MakeApp):
     """Questions without a pause, a reload every few milliseconds: no answer fails, and later versions come into use."""
     engine = FakeEngine(seconds=0.002)
