@@ -59,7 +59,11 @@ def create_app(service: Service, guard: Guard) -> FastAPI:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(UnicodeEncodeError, _half_a_character)
     app.openapi = lambda: openapi(app, service)
-    app.add_api_route("/docs", lambda: HTMLResponse(page(app.openapi())), include_in_schema=False)
+
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(page(app.openapi(), str(request.base_url).rstrip("/")))
+
+    app.add_api_route("/docs", docs, include_in_schema=False)
     pages(app, service)
     return app
 

@@ -55,8 +55,8 @@ def examples(service: Service) -> tuple[dict[tuple[str, str], Any], dict[str, An
     return bodies, {"item_id": item, "item": ids[-1], "history": ids[:1], "k": 5, "by": "content"}
 
 
-def command(method: str, path: str, operation: dict[str, Any]) -> str:
-    """Return one operation's example as a curl command."""
+def command(method: str, path: str, operation: dict[str, Any], address: str) -> str:
+    """Return one operation's example as a curl command to the server at `address`."""
     query = []
     for parameter in operation.get("parameters", []):
         if "example" not in parameter:
@@ -72,8 +72,7 @@ def command(method: str, path: str, operation: dict[str, Any]) -> str:
         parts += ["-H", "Content-Type: application/json", "-d", body]
     elif method == "post":
         parts += ["-X", "POST"]
-    address = f"http://127.0.0.1:8000{path}{'?' + '&'.join(query) if query else ''}"
-    return shlex.join([*parts, address])
+    return shlex.join([*parts, f"{address}{path}{'?' + '&'.join(query) if query else ''}"])
 
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -82,18 +81,18 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 pre {{ overflow-x: auto; padding: .7rem; border: 1px solid #8886; border-radius: .4rem }} h2 {{ margin: 2rem 0 .3rem; font-size: 1.05rem }}
 td, th {{ text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0 }} code {{ font-size: .92em }}
 </style><h1>{title} {version}</h1><p>{description} The commands below work as they stand; where the server was started with a key, add
-<code>-H "Authorization: Bearer KEY"</code>, and replace the address by the server's. For programs:
+<code>-H "Authorization: Bearer KEY"</code>, and behind a proxy take its address. For programs:
 <a href="openapi.json">openapi.json</a>.</p>{operations}</html>"""
 
 
-def page(document: dict[str, Any]) -> str:
-    """Return the API's description as a page."""
+def page(document: dict[str, Any], address: str) -> str:
+    """Return the API's description as a page. address: where the reader reached the server, such as http://127.0.0.1:8000."""
     return PAGE.format(title=document["info"]["title"], version=document["info"]["version"], description=document["info"]["description"],
-                       operations="".join(_operation(method, path, operation, document)
+                       operations="".join(_operation(method, path, operation, document, address)
                                           for path, methods in document["paths"].items() for method, operation in methods.items()))
 
 
-def _operation(method: str, path: str, operation: dict[str, Any], document: dict[str, Any]) -> str:
+def _operation(method: str, path: str, operation: dict[str, Any], document: dict[str, Any], address: str) -> str:
     fields = []
     if "requestBody" in operation:
         name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
@@ -103,4 +102,5 @@ def _operation(method: str, path: str, operation: dict[str, Any], document: dict
     rows = "".join(f"<tr><th><code>{html.escape(field)}</code></th><td>{html.escape(schema.get('description', ''))}</td></tr>"
                    for field, schema in fields)
     return (f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{html.escape(operation['summary'])}</p>"
-            f"<pre><code>{html.escape(command(method, path, operation))}</code></pre>{f'<table>{rows}</table>' if rows else ''}</section>")
+            f"<pre><code>{html.escape(command(method, path, operation, address))}</code></pre>"
+            f"{f'<table>{rows}</table>' if rows else ''}</section>")

@@ -70,11 +70,14 @@ def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None
 
 
 def warm(engine: Engine) -> None:
-    """Ask once, so that nobody waits for what is compiled or loaded with the first question."""
+    """Ask once for a list and once for a reason, so that nobody waits for what is compiled, loaded or sorted with the first question."""
     snapshot = engine.snapshot
-    for answer in engine.recommend([Request(history=tuple(snapshot.catalog.items.ids[snapshot.alive][:1]))]):
+    request = Request(history=tuple(snapshot.catalog.items.ids[snapshot.alive][:2]))
+    for answer in engine.recommend([request]):
         if answer.error is not None:
             raise answer.error
+    if request.history:
+        engine.explain(request, request.history[0])
 
 
 def bind(host: str, port: int) -> socket.socket:

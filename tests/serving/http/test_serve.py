@@ -32,6 +32,7 @@ def test_every_command_of_the_docs_works_when_pasted(client: httpx.Client):
         words = shlex.split(command)
         method = words[words.index("-X") + 1] if "-X" in words else "POST" if "-d" in words else "GET"
         body = words[words.index("-d") + 1] if "-d" in words else None
+        assert words[-1].startswith(str(client.base_url)), "the address is this server's"
         address = httpx.URL(words[-1]).raw_path.decode()
         answer = client.request(method, address, content=body, headers={"Content-Type": "application/json"} if body else None)
         assert answer.status_code == 200, (command, answer.text)

@@ -20,7 +20,8 @@ import httpx
 import pytest
 
 from semid.errors import ConfigError
-from semid.serving.server import bind
+from semid.serving.server import bind, warm
+from tests.serving.http.fake_engine import FakeEngine
 from tests.serving.processes import wait_for
 
 HOME = Path(__file__).parents[3]
@@ -73,6 +74,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 def history_length(server: Process, user: str) -> int:
     return httpx.post(f"{server.address}/recommend", json={"user": user}).json()["history_length"]
+
+
+def test_a_list_and_a_reason_are_asked_for_before_anybody_does(monkeypatch: pytest.MonkeyPatch):
+    engine, explained = FakeEngine(), []
+    monkeypatch.setattr(engine, "explain", lambda request, item: explained.append((request.history, item)))
+    warm(engine)
+    assert engine.sizes == [1]
+    assert explained == [(("i0", "i1"), "i0")]
 
 
 def test_sigterm_says_not_ready_then_answers_what_is_under_way_and_ends_with_zero(start):
