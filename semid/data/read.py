@@ -167,7 +167,7 @@ def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, st
     with workspace() as connection:
         found, _ = _read_items(connection, items, item_id, None)
     assert found is not None
-    fail_on(bad_rows_table(found.name, found.bad), len(found.bad))
+    fail_on(bad_rows_table(found.name, found.bad), len(found.bad), "mend them: all of a table is taken, or none of it")
     table = item_rows.attributes(found, found.ids, found.column)
     return Catalog(IdMap(found.ids), table, item_rows.texts(table, None, found.name),
                    item_rows.read_views(views or {}, found, found.ids))

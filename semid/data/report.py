@@ -108,16 +108,18 @@ def bad_rows_table(file: str, rows: Sequence[tuple[int, str, str | None, str]]) 
     return pa.table([[file] * len(rows), line, column, value, reason], schema=BAD_ROW)
 
 
-def fail_on(bad_rows: pa.Table, total: int) -> None:
-    """Raise `DataError` that lists the first bad rows, where there are any. total: how many there are in all."""
+DROP = ("mend them, or leave them out with --on-bad-rows drop (on_bad_rows=\"drop\"); "
+        "`semid data check ... --bad-rows FILE` writes all of them to a CSV file")
+
+
+def fail_on(bad_rows: pa.Table, total: int, advice: str = DROP) -> None:
+    """Raise `DataError` that lists the first bad rows, where there are any. total: how many there are in all; advice: its last line."""
     if not total:
         return
     listed = [f"  {row['file']}:{row['line']}: {row['column']} = {_shown(row['value'])}: {row['reason']}"
               for row in bad_rows.slice(0, SHOWN).to_pylist()]
     more = [f"  ... and {total - len(listed):,} more"] if total > len(listed) else []
-    raise DataError("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more,
-                               "mend them, or leave them out with --on-bad-rows drop (on_bad_rows=\"drop\"); "
-                               "`semid data check ... --bad-rows FILE` writes all of them to a CSV file"]))
+    raise DataError("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more, advice]))
 
 
 def _shown(value: str | None) -> str:

@@ -90,9 +90,11 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
     one, empty = json.loads(one), json.loads(empty)
     if one["error"]:
         place = int(one.get("position", -1)) - len(_BEFORE)
-        at = f"at character {place + 1}" if 0 <= place < len(where) else "at the end"
         message = one["error_message"].split("\n")[0]
-        raise DataError(f"--where {where[:200]!r}: {message}, {at}; want a condition such as \"category = 'x' and price < 20\"")
+        wrong = f"{message}, at character {place + 1}" if 0 <= place < len(where) else message
+        if wrong.endswith('near "LIMIT"'):  # ours, behind the condition
+            wrong = "it breaks off at the end"
+        raise DataError(f"--where {where[:200]!r}: {wrong}; want a condition such as \"category = 'x' and price < 20\"")
     nodes = [statement["node"] for statement in one["statements"]]
     rest, plain = ([_without_places({k: v for k, v in node.items() if k != "where_clause"}) for node in group]
                    for group in (nodes, [empty["statements"][0]["node"]]))

@@ -211,7 +211,7 @@ class Engine:
                                   "items, or with text and without --set codes=...")
             new = incoming.read_new(items, snapshot.run.catalog, item_id=item_id, views=views)
             if known := [id_ for id_ in new.items.ids.tolist() if id_ in snapshot.catalog.items]:
-                raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more' if len(known) > 1 else ''} are in the "
+                raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more are' if len(known) > 1 else ' is'} in the "
                                 "catalogue already; leave them out, change their attributes with update, or show removed ones again with "
                                 "restore")
             codes, vectors = snapshot.newcomers.place(new, snapshot.codes.ids)

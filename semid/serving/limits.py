@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sized
@@ -66,7 +67,7 @@ class Limits:
     def check_number(self, name: str, value: int | None, most: int) -> None:
         """Raise `OverLimit` for a number outside [1, most]."""
         if value is not None and not 1 <= value <= most:
-            raise OverLimit(f"{name}: want 1 to {most:,}, got {value}")
+            raise OverLimit(f"{name}: want 1 to {most:,}, got {reprlib.repr(value)}")
 
 
 class Room:

@@ -18,7 +18,7 @@ def _as_text(value: Any) -> Any:
     return str(value) if type(value) is int and abs(value) < 2**63 else value
 
 
-Id = Annotated[str, BeforeValidator(_as_text), StringConstraints(min_length=1, max_length=512)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=512), BeforeValidator(_as_text)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Second = Annotated[int, Field(ge=0, le=LAST_SECOND)]
 

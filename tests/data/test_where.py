@@ -42,7 +42,7 @@ def test_comparisons_equal_numpy(limit, sign):
 @pytest.mark.parametrize(("where", "message"), [
     ("prise < 20", r"unknown column 'prise' \(did you mean 'price'\?\); the columns are: 'item_id', 'price'"),
     ('brand = "X"', "unknown column 'X'.*single quotes"), ("price < < 20", "syntax error.*at character 9"),
-    ("price <", "syntax error.*at the end"), ("", "got nothing"), ("brand", "want a condition that is true or false"),
+    ("price <", "it breaks off at the end"), ("", "got nothing"), ("brand", "want a condition that is true or false"),
     ("brand = 'Z'", "no item of 4 matches"), ("categories = 'red'", r"list_contains\(categories, 'x'\)"),
     ("price = 'cheap'", "Could not convert string 'cheap'"),
     ("lowr(brand) = 'x'", r"unknown function 'lowr' \(did you mean 'lower'\?\)"),

@@ -111,10 +111,11 @@ def test_changed_attributes_forget_the_masks_of_predicates(copied):
 
 @pytest.mark.parametrize(("table", "words"), [
     (world.items(range(58, 62)), "'i58' and 1 more are in the catalogue already"),
+    (world.items(range(59, 61)), "'i59' is in the catalogue already"),
     (world.items(NEW).append_column("colour", pa.array(["x"] * 6)), "unknown column 'colour'"),
     (world.items(NEW).set_column(4, "price", pa.array(["cheap"] * 6)), "column 'price': want double"),
     (world.items(NEW).set_column(1, "title", pa.array([""] * 6)).drop_columns(["category", "tags"]), "no text to encode"),
-    (world.items(range(60, 61)).take([0, 0]), "an item id that an earlier row has"),
+    (world.items(range(60, 61)).take([0, 0]), "an item id that an earlier row has\nmend them: all of a table is taken, or none of it"),
 ])
 def test_a_bad_table_changes_nothing_and_says_why(copied, table, words):
     engine = Engine.open(copied)

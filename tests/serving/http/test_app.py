@@ -236,7 +236,7 @@ def test_draining_is_told_and_everything_still_answered(serve: MakeApp):
 
 HOSTILE = {
     "huge k": ({"history": [], "k": 10**9}, 422, "k: want 1 to 500"),
-    "k beyond any integer": ({"history": [], "k": 10**40}, 422, "k: "),
+    "k beyond any integer": ({"history": [], "k": 10**400}, 422, "k: want 1 to 500, got 100000000"),
     "zero k": ({"history": [], "k": 0}, 422, "k: want 1 to 500, got 0"),
     "negative k": ({"history": [], "k": -1}, 422, "k: want 1 to 500, got -1"),
     "fractional k": ({"history": [], "k": 2.5}, 422, "k: "),
@@ -255,8 +255,8 @@ HOSTILE = {
     "unknown field": ({"history": [], "kk": 3}, 422, "kk: unknown field (did you mean 'k'?)"),
     "unknown rule": ({"history": [], "rules": {"diverse": 1}}, 422, "(did you mean 'diversity'?)"),
     "rule out of range": ({"history": [], "rules": {"diversity": 1.5}}, 422, "rules.diversity: "),
-    "empty id": ({"user": ""}, 422, "user: "),
-    "long id": ({"user": "u" * 513}, 422, "user: "),
+    "empty id": ({"user": ""}, 422, "user: string should have at least 1 character"),
+    "long id": ({"user": "u" * 513}, 422, "user: string should have at most 512 characters"),
     "a list": ([], 422, "want a JSON object"),
     "null": (None, 422, "want a JSON object"),
     "explaining a long list": ({"history": [], "k": 11, "explain": True}, 422, "k: want 1 to 10, got 11"),
