@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from results/. A number that isn't there is not printed.
+"""Write the tables of README.md and docs/ from results/. A number that isn't there is not printed.
 
     python benchmarks/tables.py [--check]
 
@@ -303,6 +303,21 @@ def readme_table() -> str:
     return "\n".join([f"{data}, leave-one-out, full ranking, test:", "", *main_table(systems)])
 
 
+def cold_items_table() -> str:
+    """How items do that came after training, of each set that `cold_items.py` measured."""
+    heads = ("data", "new items", "system", "R@10", "R@50", "new in the top 10", "R@10 among new", "R@50 among new")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for path in sorted((RESULTS / "benchmarks").glob("cold_items*.json")):
+        found = json.loads(path.read_text())
+        new = f"{found['cold']:,} of {found['items']:,}, {found['share_of_events']:.0%} of events"
+        for name, system in found["systems"].items():
+            everywhere, new_alone = system["among all"], system["among cold"]
+            cells = [short(everywhere["recall@10"]), short(everywhere["recall@50"]), f"{everywhere['exposure@10']:.0%}",
+                     short(new_alone["recall@10"]), short(new_alone["recall@50"])]
+            lines.append(f"| {found['data']} | {new} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def fill(path: Path, name: str, body: str) -> tuple[str, str]:
     """Return the file's text before and after putting `body` between its markers."""
     text = path.read_text()
@@ -320,7 +335,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     changed = 0
     for path, name, body in ((ROOT / "README.md", "results", readme_table()), (ROOT / "docs" / "results.md", "results", results_page()),
-                             (ROOT / "docs" / "laboratory.md", "laboratory", laboratory_page())):
+                             (ROOT / "docs" / "laboratory.md", "laboratory", laboratory_page()),
+                             (ROOT / "docs" / "serving.md", "cold items", cold_items_table())):
         before, after = fill(path, name, body)
         changed += before != after
         if before != after and not args.check:
