@@ -1,8 +1,8 @@
 """Rules over the catalogue: a boolean expression in SQL's notation to a mask over items.
 
 The expression comes from users and requests, so it is parsed first and only what is on a list may appear in it: columns,
-constants, comparisons, AND / OR / NOT, IN, LIKE, BETWEEN, CASE, casts and the functions below. It runs in a connection of
-its own that may touch neither files nor settings.
+constants, comparisons, AND / OR / NOT, IN, LIKE, BETWEEN, CASE, casts and the functions below. What runs is written anew from
+the tree that was checked, never the text that came, in a connection of its own that may touch neither files nor settings.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ def matches(catalog: Catalog, where: str) -> np.ndarray:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET lock_configuration = true")
         try:
-            _allow(_parse(connection, where), where, catalog.table.column_names)
+            query = _parse(connection, where)
+            _allow(query["statements"][0]["node"]["select_list"], where, catalog.table.column_names)
+            [(checked,)] = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(query)]).fetchall()
             connection.register("catalog", catalog.table)
-            column = connection.sql(f"SELECT (\n{where}\n) FROM catalog").to_arrow_table().column(0)
+            column = connection.sql(checked).to_arrow_table().column(0)
         except RecursionError:
             raise DataError(f"--where {where[:60]!r}...: nested too deeply; write it flatter") from None
         except duckdb.Error as error:
@@ -80,14 +82,13 @@ def matches(catalog: Catalog, where: str) -> np.ndarray:
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
-    """Return the tree of the expression, after making sure that it is one expression and nothing else."""
+    """Return the tree of a query that selects the expression, after making sure that it is one expression and nothing else."""
     if not where.strip():
         raise DataError("--where: want a condition such as \"price < 20\", got nothing")
     if len(where) > LONGEST:
         raise DataError(f"--where: want at most {LONGEST:,} characters, got {len(where):,}; put long lists into a column")
-    one, empty = (connection.execute("SELECT json_serialize_sql(?)", [f"{_BEFORE}{text}{_AFTER}"]).fetchall()[0][0]
-                  for text in (where, "true"))
-    one, empty = json.loads(one), json.loads(empty)
+    one, empty, query = (json.loads(connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0][0])
+                         for text in (f"{_BEFORE}{where}{_AFTER}", f"{_BEFORE}true{_AFTER}", f"SELECT (\n{where}\n) FROM catalog"))
     if one["error"]:
         place = int(one.get("position", -1)) - len(_BEFORE)
         message = one["error_message"].split("\n")[0]
@@ -98,9 +99,9 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
     nodes = [statement["node"] for statement in one["statements"]]
     rest, plain = ([_without_places({k: v for k, v in node.items() if k != "where_clause"}) for node in group]
                    for group in (nodes, [empty["statements"][0]["node"]]))
-    if rest != plain:
+    if rest != plain or query["error"]:
         raise DataError(f"--where {where!r}: want one condition and nothing else")
-    return nodes[0]["where_clause"]
+    return query
 
 
 def _without_places(value: Any) -> Any:

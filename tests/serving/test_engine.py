@@ -14,6 +14,7 @@ import torch
 from semid.data.batch import history_batch
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError, DataError, SemidError, UnknownId
+from semid.serving import snapshot
 from semid.serving.contract import Answer, Request, Rules
 from semid.serving.engine import Engine
 from tests.serving import world
@@ -62,6 +63,14 @@ def test_a_rule_gives_what_filtering_the_ranking_of_all_items_gives(engine, name
     assert np.allclose(answer.scores, [score for _, score in expected[:20]], atol=1e-5)
     assert answer.left == len(expected)
     assert ("asked for" in answer.note) == (len(expected) < 20)
+
+
+def test_a_condition_is_asked_of_the_catalogue_once(run_folder, monkeypatch):
+    engine, asked, original = Engine.open(run_folder), [], snapshot.matches
+    monkeypatch.setattr(snapshot, "matches", lambda catalog, where: (asked.append(where), original(catalog, where))[1])
+    for where in ("price < 3", "price < 4", "price < 3"):
+        engine.recommend([Request(HISTORY, where=where), Request(HISTORY[:1], where=where)])
+    assert asked == ["price < 3", "price < 4"]
 
 
 def test_too_few_items_are_returned_and_said(engine):
