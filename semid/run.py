@@ -308,7 +308,15 @@ def load(folder: str | Path) -> Run:
         raise RunError(f"{folder}/config.json: the configuration doesn't fit recipe {about['recipe']!r} of this version: {error}") from None
     catalog, events = load_data(folder)
     split = split_events(events, catalog, Protocol(**about["protocol"]), about["data"]["fingerprint"])
-    return Run(about["recipe"], config, split, module.load(config, catalog, folder), about, folder)
+    try:
+        recommender = module.load(config, catalog, folder)
+    except RuntimeError as error:  # torch names weights that are missing or left over
+        if "state_dict" not in str(error):
+            raise
+        found = str(error).splitlines()[-1].strip()
+        raise RunError(f"{folder}: the weights don't fit recipe {about['recipe']!r} of this version ({found}); open the run with the "
+                       "semid that trained it, or train again") from None
+    return Run(about["recipe"], config, split, recommender, about, folder)
 
 
 def pick_device(device: str) -> str:

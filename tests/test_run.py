@@ -12,7 +12,7 @@ import pytest
 import semid
 from semid.data.read import Dataset
 from semid.errors import ConfigError, DataError, RunError, UnknownId
-from semid.run import Run, load, train
+from semid.run import Run, load, train, write_manifest
 from semid.types import Protocol
 
 ONE = {"decay": [0.5], "backward": [0.5], "norm": [0.5]}
@@ -94,6 +94,19 @@ def test_a_run_of_a_newer_version_is_refused(folder: Path):
     about = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**about, "format": 99}))
     with pytest.raises(RunError, match=r"written by a newer semid \(layout 99, this one reads 1\)"):
+        load(folder)
+
+
+def test_weights_of_another_version_are_one_message(data: Dataset, tmp_path: Path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "sasrec"
+    train("sasrec", data, out=folder, settings={"epochs": 1, "width": 16}, device="cpu")
+    weights = load_file(folder / "scorer.safetensors")
+    save_file({**weights, "future": torch.zeros(1)}, folder / "scorer.safetensors")
+    write_manifest(folder)
+    with pytest.raises(RunError, match=r"don't fit recipe 'sasrec' of this version \(Unexpected key.*\"future\".*\); open the run with"):
         load(folder)
 
 
