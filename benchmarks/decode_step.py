@@ -9,7 +9,9 @@ and seen items, which they can't do; `torch`: semid's plain step, meant for GPUs
 mask of a tenth of the items and 50 seen items a row. Logits are normal, the worst case for skipping beams. One thread, its CPU time, which
 busy neighbours disturb least; medians over rounds in which all ways take turns. `ms` is the mean of the L steps.
 Must, at a million items and with mask and seen items: 50 times faster than the dicts and 5 times than STATIC, never slower than
-`free`, at most 12 bytes an item. `growth`: the same step from the fewest to the most items.
+`free`, at most 12 bytes an item. `growth`: the same step from the fewest to the most items. It follows the children that stand under the
+beams, of which a level has no more than beams x codes: at 10,000 random items 1,816 a row at the second level and 53 at the third, at ten
+million 12,800, which are all, and 5,737. A level that is full takes the same time whatever the catalogue's size.
 """
 
 from __future__ import annotations
