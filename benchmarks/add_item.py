@@ -1,6 +1,7 @@
 """How long from a new item to its first recommendation? Over HTTP and by `semid add`, the process and its imports apart.
 
     python benchmarks/add_item.py --data ../shared/data/amazon-beauty --out results/benchmarks/add_item.json
+    python benchmarks/add_item.py --run runs/beauty
 
 A run of the default recipe (one epoch: how well it recommends plays no part) over all items of the data, text vectors as installed.
 `ready`: from starting the server until it answers, the text encoder and the check that it is the run's included; the `first` item is
