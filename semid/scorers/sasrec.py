@@ -51,7 +51,9 @@ class SASRec(nn.Module):
 
     def score(self, batch: Batch) -> Tensor:
         """Return float32 [B, N]: dot products or cosines."""
-        state, table = last_state(self.states(batch), batch.length), self.item_vectors()
+        state = last_state(self.states(batch), batch.length)
         if self.is_cosine:
-            state, table = F.normalize(state, dim=1), F.normalize(table, dim=1)
-        return (state @ table.T).float()
+            return (F.normalize(state, dim=1) @ F.normalize(self.item_vectors(), dim=1).T).float()
+        if self.offset is None:
+            return (state @ self.item_vectors().T).float()
+        return (state @ self.item.weight.T + self.scale * (state @ self.offset.T)).float()  # no third table for each request

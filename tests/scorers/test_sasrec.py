@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from semid.data.batch import history_batch
 from semid.nn.dropout import drop
 from semid.nn.losses import gbce, linear_cross_entropy, sampled_softmax
+from semid.nn.transformer import last_state
 from semid.scorers.sasrec import SASRec
 
 
@@ -121,3 +122,6 @@ def test_an_offset_starts_as_one_table_and_moves_slower_than_it():
     moved, away = model.item.weight[unread] - read[unread], model.item_vectors()[unread] - scored[unread]
     assert torch.allclose(moved.abs(), torch.full((16,), 1e-3), rtol=1e-2)
     assert torch.allclose(away, 1.1 * moved, rtol=1e-3, atol=1e-7)
+    with torch.no_grad():
+        wanted = last_state(model.states(batch), batch.length) @ model.item_vectors().T
+        assert torch.allclose(model.score(batch), wanted, atol=1e-6)
