@@ -73,7 +73,7 @@ class Config:
     tokenizer_steps: updates of RQ-VAE.
     has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that reads codes alone, with
     id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
-    dropout, epochs: None takes .5 and 12, or .2 and 20 on dense data, with over `DENSE` training events an item.
+    dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. epochs: at most, each of a pass
     over the data, or of `epoch_steps` batches where that is more. patience: looks (one every other epoch) without a better validation
     NDCG@10.
@@ -100,7 +100,7 @@ class Config:
     has_node_vectors: bool = True
     has_time_gaps: bool = True
     tokens: int = 1024
-    epochs: int | None = None
+    epochs: int = 12
     epoch_steps: int = 84
     patience: int = 3
     beams: int = 50
@@ -150,15 +150,14 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
     if config.has_item_ids:
         start = initial_vectors(catalog, views, config.width) if config.has_content else 0.05 * torch.randn(len(catalog), config.width)
     has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
-    dropout, epochs = (0.2, 20) if is_dense(data) else (0.5, 12)
     generator = build(config, ids, data.protocol.max_history, start, content, has_gaps,
-                      dropout if config.dropout is None else config.dropout).to(job.device)
+                      dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 
     look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
-    train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens,
-                       epochs=epochs if config.epochs is None else config.epochs, epoch_steps=config.epoch_steps, patience=config.patience,
-                       neighbour_prior=config.neighbour_prior, optimization=config.optimization)
+    train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens, epochs=config.epochs,
+                       epoch_steps=config.epoch_steps, patience=config.patience, neighbour_prior=config.neighbour_prior,
+                       optimization=config.optimization)
     if config.alignment.method != "none":
         align(recommender, config.alignment, data, job, vectors=None if content is None else content.numpy())
     return recommender
@@ -202,10 +201,9 @@ def codebook_size(count: int) -> int:
     return min(256, 1 << max(2, int(np.log2(max(4, count / 8)))))
 
 
-def is_dense(data: Split) -> bool:
-    """A sparse log is learnt by heart in a few epochs, a dense one never is (Beauty has 13 training events an item, ML-1M 289): it wants
-    less dropout and more epochs."""
-    return int(data.train.counts.sum()) > DENSE * len(data.catalog)
+def dropout_for(data: Split) -> float:
+    """A sparse log is learnt by heart in a few epochs, a dense one never is (Beauty has 13 training events an item, ML-1M 289)."""
+    return 0.2 if int(data.train.counts.sum()) > DENSE * len(data.catalog) else 0.5
 
 
 def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor | None, has_gaps: bool,

@@ -99,6 +99,6 @@ def test_looks_of_a_model_that_writes_codes_show_its_health(tmp_path):
     assert made["health"]["levels"][0]["used"] >= 1
 
 
-def test_semid_trains_longer_and_drops_less_on_dense_data():
-    assert not semid.is_dense(walk(users=40))  # 40 users with 10 training events each over 64 items
-    assert semid.is_dense(walk(users=400))
+def test_semid_drops_out_less_on_dense_data():
+    assert semid.dropout_for(walk(users=40)) == 0.5  # 40 users with 10 training events each over 64 items
+    assert semid.dropout_for(walk(users=400)) == 0.2
