@@ -18,7 +18,7 @@ from semid.data.batch import SequenceBatches
 from semid.objectives.next_item import GBCE, FullSoftmax, SampledSoftmax
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.sasrec import SASRec
-from semid.training.fit import Optimization, Validation, fit, steps_of_epoch
+from semid.training.fit import Optimization, Validation, fit, pace
 from semid.training.job import Job
 from semid.types import Catalog, Split
 from semid.validation import measure
@@ -39,7 +39,7 @@ class Config:
     `negatives` shared), gbce (`negatives` a position, `calibration`).
 
     tokens: positions in a batch; epochs at most, each of a pass over the data, or of `epoch_steps` batches where
-    that is more; patience: looks (one an epoch) without a better validation NDCG@10.
+    that is more; patience: epochs without a better validation NDCG@10.
     """
 
     width: int = 128
@@ -76,10 +76,9 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
     objective = {"softmax": FullSoftmax(config.smoothing), "sampled": SampledSoftmax(config.negatives),
                  "gbce": GBCE(config.negatives, config.calibration)}[config.loss]
-    epoch = steps_of_epoch(batches, config.epoch_steps)
-    fit(model, objective, batches, steps=config.epochs * epoch, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=epoch,
-                              patience=config.patience),
+    steps, every, patience = pace(batches, epochs=config.epochs, least=config.epoch_steps, look_every=1, patience=config.patience)
+    fit(model, objective, batches, steps=steps, optimization=config.optimization,
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen), every=every, patience=patience),
         checkpoint=job.checkpoint("sasrec"), resume=job.resume, log=job.log, stage="sasrec")
     return recommender
 

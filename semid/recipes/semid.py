@@ -40,7 +40,7 @@ from semid.tokenizers.product import Product
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.rqvae import RQVAE
 from semid.tokenizers.view import composed, num_different
-from semid.training.fit import Optimization, Validation, fit, steps_of_epoch
+from semid.training.fit import Optimization, Validation, fit, pace
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 from semid.validation import measure, sample
@@ -75,8 +75,7 @@ class Config:
     id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. epochs: at most, each of a pass
-    over the data, or of `epoch_steps` batches where that is more. patience: looks (one every other epoch) without a better validation
-    NDCG@10.
+    over the data, or of `epoch_steps` batches where that is more. patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
     beams: kept while decoding. fusion: pool with item-kNN. alignment: training on preferences or rewards after that.
@@ -169,9 +168,9 @@ def train_on_histories(model: nn.Module, objective: Objective, look: Recommender
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=tokens, seed=job.seed)
     if neighbour_prior:
         batches = item_knn.neighbour_targets(batches, data, prior=neighbour_prior, seed=job.seed)
-    epoch = steps_of_epoch(batches, epoch_steps)
-    fit(model, objective, batches, steps=epochs * epoch, optimization=optimization,
-        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=2 * epoch, patience=patience),
+    steps, every, patience = pace(batches, epochs=epochs, least=epoch_steps, look_every=2, patience=patience)
+    fit(model, objective, batches, steps=steps, optimization=optimization,
+        validation=Validation(lambda: measure(look, data, seen=data.protocol.seen), every=every, patience=patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
 
 

@@ -59,10 +59,15 @@ class Optimization:
         return self.learning_rate * (1.0 if self.schedule == "inverse_sqrt" else rise) * fall
 
 
-def steps_of_epoch(batches: Batches, least: int) -> int:
-    """Return the steps that count as an epoch: those of one pass over the data, or `least` where the data are so small that a pass is
-    less. A thousand orders are two batches: twelve passes over them are 24 steps, after which nothing has been learnt."""
-    return max(batches.steps_per_epoch, least)
+def pace(batches: Batches, *, epochs: int, least: int, look_every: int, patience: int) -> tuple[int, int, int]:
+    """Return (steps, steps between looks at validation, looks without a better one before training ends).
+
+    An epoch is a pass over the data, or `least` steps where a pass is less: a thousand orders are two batches, and twelve passes over them
+    are 24 steps, after which nothing has been learnt. Looks come every `look_every` passes, or after half of `least` where that is later:
+    another small log is learnt by heart within one epoch. patience: times `look_every` epochs.
+    """
+    epoch, every = max(batches.steps_per_epoch, least), max(look_every * batches.steps_per_epoch, least // 2)
+    return epochs * epoch, every, max(1, patience * look_every * epoch // every)
 
 
 @dataclass(frozen=True)
