@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from semid.decoding.sample import sample
 from semid.errors import ConfigError
 from semid.evaluation.evaluate import Seen, resolve_seen
 from semid.evaluation.statistics import bootstrap
+from semid.files import write_json
 from semid.nn.dropout import without_dropout
 from semid.objectives.next_codes import NextCodes
 from semid.objectives.paths import frozen
@@ -94,6 +95,7 @@ def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job
     training events. Raises `ConfigError` for settings that cannot work.
     """
     _check(config, data)
+    torch.manual_seed(job.seed)  # the same draws, whether the generator was trained just now or read from a run
     generator = recommender.generator
     batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors, targets)
     with judged(recommender, data, job) as looks:
@@ -114,7 +116,8 @@ def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job
 def judged(recommender: CodeRecommender, data: Split, job: Job) -> Iterator[Split]:
     """Train the recommender's generator inside, with looks at the validation of the data that this yields: half of the cases.
 
-    At the end the other half decides: the weights go back to what they were unless the new ones are promoted (`decide`).
+    At the end the other half decides: the weights go back to what they were unless the new ones are promoted (`decide`), and the run
+    folder's promotion.json says why.
     """
     if len(data.valid) < 2:
         raise ConfigError(f"alignment: want validation cases to decide on the promotion, got {len(data.valid)}; choose another split")
@@ -125,7 +128,10 @@ def judged(recommender: CodeRecommender, data: Split, job: Job) -> Iterator[Spli
     decision = decide(before, ndcg_by_case(recommender, held_out, seen=data.protocol.seen), seed=job.seed)
     if not decision.is_promoted:
         generator.load_state_dict(supervised)
-    job.log.write("promotion", note=str(decision), is_promoted=decision.is_promoted, **decision.__dict__)
+    said = {"note": str(decision), "is_promoted": decision.is_promoted, **asdict(decision)}
+    job.log.write("promotion", **said)
+    if job.out is not None:
+        write_json(job.out / "promotion.json", said)
 
 
 def decide(before: np.ndarray, after: np.ndarray, *, seed: int = 0) -> Decision:

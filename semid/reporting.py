@@ -75,7 +75,12 @@ def _report(entries: Sequence[Entry], data: str, commands: Sequence[tuple[str, s
         slices=_slices(systems, subject),
         latency=_latency(systems),
         users=_users(run, systems[subject][0].evaluations[run.resolve_seen("auto")]),
-        commands=commands, notes=notes)
+        commands=commands, notes=[*notes, *_promotions(systems[subject])])
+
+
+def _promotions(entries: Sequence[Entry]) -> list[str]:
+    """Whether the aligned weights of each seed were kept, and why."""
+    return [f"Alignment, seed {entry.seed}: {entry.run.promotion['note']}." for entry in entries if entry.run.promotion]
 
 
 def _header(run: Run, seeds: Sequence[int], name: str, data: str) -> Header:

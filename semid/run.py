@@ -85,6 +85,12 @@ class Run:
             raise ConfigError(f"seen: want auto, keep or remove, got {seen!r}{did_you_mean(seen, ('auto', 'keep', 'remove'))}")
         return seen if seen != "auto" else ("keep" if self.repeats else "remove")
 
+    @property
+    def promotion(self) -> dict | None:
+        """What held-out cases said of the aligned weights: the values of `alignment.Decision` and a note; None without an alignment."""
+        file = self.folder / "promotion.json" if self.folder else None
+        return read_json(file) if file is not None and file.exists() else None
+
     def history(self, user: str) -> np.ndarray:
         """Return the item rows of a known user, oldest first. Raises `UnknownId`."""
         events = self.split.source

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from semid.alignment import Alignment, align, decide
+from semid.comparison import measured
 from semid.data.batch import SequenceBatches
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
 from semid.recommenders import CodeRecommender
+from semid.reporting import report_of_run
 from semid.run import find_recipe, load, train
 from semid.training.fit import Optimization, fit
 from semid.training.job import Job
@@ -131,6 +133,40 @@ def test_a_killed_alignment_resumes_to_the_same_bits(tmp_path):
     assert any(moved)  # promoted, so that the comparison says something
     for a, b in zip(whole.generator.state_dict().values(), again.generator.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@cache
+def short_settings() -> dict:
+    """A few steps of everything, with dropout, so that other draws would show."""
+    smoke = find_recipe("semid")[0].smoke()
+    return dataclasses.asdict(replace(smoke, epochs=1, alignment=replace(SHORT, method="dpo", steps=5, look_every=5)))
+
+
+def test_alignment_from_a_finished_run_equals_training_again(tmp_path):
+    world, settings = walk(), short_settings()
+    train("semid", world, out=tmp_path / "plain-0", settings={**settings, "alignment": dataclasses.asdict(Alignment())})
+    whole = train("semid:dpo", world, settings=settings)
+    quick = train("semid:dpo", world, out=tmp_path / "quick", settings={**settings, "trained_in": str(tmp_path / "plain-{seed}")})
+    for a, b in zip(whole.recommender.generator.state_dict().values(), quick.recommender.generator.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    promotion = load(tmp_path / "quick").promotion
+    assert promotion["note"].startswith("promoted" if promotion["is_promoted"] else "not promoted")
+    page = report_of_run(quick, measured(quick))
+    assert f"Alignment, seed 0: {promotion['note']}." in page.notes
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"width": 16}, "want width 16, got 32"),
+    ({"seed": 1}, "want seed 1, got 0"),
+    ({"epochs": 2}, "want epochs 2, got 1"),
+])
+def test_alignment_from_another_run_is_refused(changes, message, tmp_path):
+    world, settings = walk(), short_settings()
+    plain = {**settings, "alignment": dataclasses.asdict(Alignment())}
+    train("semid", world, out=tmp_path / "run", settings=plain)
+    changes = dict(changes)
+    with pytest.raises(ConfigError, match=message):
+        train("semid:dpo", world, seed=changes.pop("seed", 0), settings={**settings, "trained_in": str(tmp_path / "run"), **changes})
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ the tokenizer alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ from semid.objectives.next_codes import NextCodes
 from semid.protocols import Objective, Recommender, Tokenizer
 from semid.recipes import item_knn
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
+from semid.run import load as load_run
 from semid.scorers.item_knn import spectral_vectors
 from semid.tokenizers.collisions import nearest_free_code, next_free
 from semid.tokenizers.product import Product
@@ -53,6 +54,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "hard_targets": {"neighbour_prior": 0.0, "smoothing": 0.0},
     "dpo": {"alignment.method": "dpo"},
     "grpo": {"alignment.method": "grpo"},
+    "grpo_rule": {"alignment.method": "grpo", "alignment.rewards": ("rule",)},
     "text_codes": {"code_views": ("text",)},
     "cf_codes": {"code_views": ("cf",)},
     "rqvae": {"tokenizer": "rqvae", "code_views": ("text",)},
@@ -79,6 +81,8 @@ class Config:
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
     beams: kept while decoding. fusion: pool with item-kNN. alignment: training on preferences or rewards after that.
+    trained_in: folder of a finished run of the same settings, data and seed but for fusion and alignment, whose generator is taken in
+    place of training one; `{seed}` in it stands for the seed.
     """
 
     text: str = "auto"
@@ -107,6 +111,7 @@ class Config:
     smoothing: float = 0.1
     fusion: bool = False
     alignment: Alignment = Alignment()
+    trained_in: str | None = None
     optimization: Optimization = Optimization(weight_decay=0.1)
 
 
@@ -153,13 +158,36 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
                       dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 
-    look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
-    train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens, epochs=config.epochs,
-                       epoch_steps=config.epoch_steps, patience=config.patience, neighbour_prior=config.neighbour_prior,
-                       optimization=config.optimization)
+    if config.trained_in is None:
+        look = replace(recommender, beams=20)  # narrower than in use: the choice among checkpoints is the same, at less than half the time
+        train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens,
+                           epochs=config.epochs, epoch_steps=config.epoch_steps, patience=config.patience,
+                           neighbour_prior=config.neighbour_prior, optimization=config.optimization)
+    else:
+        generator.load_state_dict(_trained(config, ids, data, job))
+        generator.eval()
     if config.alignment.method != "none":
         align(recommender, config.alignment, data, job, vectors=None if content is None else content.numpy())
     return recommender
+
+
+def _trained(config: Config, ids: SemanticIds, data: Split, job: Job) -> dict[str, Tensor]:
+    """Return the generator's weights that training would give, from the run in `trained_in`. Raises `ConfigError` if it is another."""
+    folder = Path(str(config.trained_in).replace("{seed}", str(job.seed)))
+    run = load_run(folder)
+    if not isinstance(run.config, Config):
+        raise ConfigError(f"trained_in={folder}: want a run of semid, got one of {run.recipe}; name another folder, or train without it")
+    plain = lambda config: asdict(replace(config, fusion=False, alignment=Alignment(), trained_in=None))
+    wanted = {**plain(config), "seed": job.seed, "protocol": data.protocol.hash, "data": data.fingerprint}
+    got = {**plain(run.config), "seed": run.about["seed"], "protocol": run.split.protocol.hash, "data": run.split.fingerprint}
+    if other := [f"{name} {wanted[name]!r}, got {got[name]!r}" for name in wanted if wanted[name] != got[name]]:
+        raise ConfigError(f"trained_in={folder}: want a run that differs in fusion and alignment at most, want {'; want '.join(other)}; "
+                          "name another folder, or train without it")
+    if run.config.alignment.method != "none":
+        raise ConfigError(f"trained_in={folder}: want a run without alignment, got one aligned by {run.config.alignment.method}")
+    if not np.array_equal(read_codes(folder / "codes.parquet").codes, ids.codes):
+        raise ConfigError(f"trained_in={folder}: want the codes that these settings give today, got others; train without it")
+    return load_tensors(folder / "generator.safetensors")
 
 
 def train_on_histories(model: nn.Module, objective: Objective, look: Recommender, data: Split, job: Job, *, tokens: int, epochs: int,
