@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from results/. A number that isn't there is not printed.
+"""Write the tables of README.md and of results, laboratory and scaling in docs/ from results/. A number that isn't there is not printed.
 
     python benchmarks/tables.py [--check]
 
@@ -22,6 +22,8 @@ DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
 """Of semid's variants those that change the codes alone, as `:two_level` of other recipes do."""
 PLAIN_CODES = "semid:text_codes"
+UNALIGNED = "semid"
+"""What aligned systems started from, and are tested against."""
 KEPT = {"keep": "kept", "remove": "removed"}
 BEGIN, END = "<!-- {} from results/: run `make docs` -->", "<!-- end of {} -->"
 
@@ -142,7 +144,7 @@ def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep",
     """Paired permutation tests, Holm-adjusted, against each reference that is a system of its own."""
     lines = []
     for reference, seen, ndcg in comparisons(data, protocol, seens):
-        if changes_codes(reference):
+        if changes_codes(reference) or reference == UNALIGNED:
             continue
         base = ndcg.pop(reference)["mean"]
         said = [f"{name} {value['mean'] / base - 1:+.1%} (p {p_text(value['p_adjusted'])})" for name, value in ndcg.items()]
@@ -154,11 +156,44 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
     """What the tokenizer alone changes: the same generator, inputs and policy for equal codes, other codes."""
     if not any(changes_codes(name) for name in systems):
         return []
-    tested = {seen: ndcg for reference, seen, ndcg in comparisons(data, protocol, tuple(KEPT)) if reference == PLAIN_CODES}
     lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{PLAIN_CODES}`, "
-             "residual k-means on text (paired permutation, Holm).", "",
-             "| codes | R@10 kept | N@10 kept | p | R@10 removed | N@10 removed | p | seeds | train, CPU |", "|---" * 9 + "|"]
+             "residual k-means on text (paired permutation, Holm).", ""]
     rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
+    return lines + tested_table("codes", rows, data, protocol, PLAIN_CODES) + trained_claims(data, protocol, systems)
+
+
+def alignment_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> list[str]:
+    """What training on preferences or rewards changed, and what the held-out half of validation decided."""
+    aligned = {name: records for name, records in systems.items() if is_aligned(records)}
+    if not aligned:
+        return []
+    budget = next(iter(aligned.values()))[0]["config"]["alignment"]
+    lines = ["", "### Alignment", "",
+             f"`{UNALIGNED}` trained on by preferences (DPO) or rewards (GRPO; `grpo_rule` without the reward for ranks), "
+             f"{budget['steps']} steps of {budget['batch_size']} histories, each seed from the weights of its own supervised run, whose "
+             "time isn't counted again. Half of the validation cases chose among looks; on the other half N@10 before and after and the "
+             "95 % interval of the difference decide: new weights are promoted only if it doesn't reach below 0, otherwise the supervised "
+             "ones stay and are what the test measures.", "",
+             "| system | seed | N@10 before | after | difference | weights |", "|---" * 6 + "|"]
+    for name in in_order(aligned):
+        for record in aligned[name]:
+            found = record["promotion"]
+            weights = "promoted" if found["is_promoted"] else "supervised ones stay"
+            lines.append(f"| {name} | {record['seed']} | {short(found['before'])} | {short(found['after'])} | "
+                         f"{found['low']:+.4f} to {found['high']:+.4f} | {weights} |")
+    lines += ["", f"On the test, N@10 against `{UNALIGNED}` (paired permutation, Holm):", ""]
+    rows = {**aligned, **{name: records for name, records in systems.items() if name == UNALIGNED}}
+    return lines + tested_table("system", rows, data, protocol, UNALIGNED)
+
+
+def is_aligned(records: list[dict]) -> bool:
+    return bool(records[0].get("promotion")) and records[0]["system"].startswith(UNALIGNED)
+
+
+def tested_table(what: str, rows: dict[str, list[dict]], data: str, protocol: str, reference: str) -> list[str]:
+    """Both seen protocols of systems that are tested against one of them, the best first."""
+    tested = {seen: ndcg for against, seen, ndcg in comparisons(data, protocol, tuple(KEPT)) if against == reference}
+    lines = [f"| {what} | R@10 kept | N@10 kept | p | R@10 removed | N@10 removed | p | seeds | train, CPU |", "|---" * 9 + "|"]
     for name in sorted(rows, key=lambda name: -score(rows[name], "remove", "ndcg@10")):
         cells = []
         for seen in KEPT:
@@ -167,7 +202,7 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
             cells += [*(cell(rows[name], seen, metric, top) for metric, top in best.items()), "" if p is None else p_text(p)]
         seconds = mean([r["cpu_seconds"] for r in rows[name]])
         lines.append(f"| {name} | " + " | ".join([*cells, str(len(rows[name])), span(seconds)]) + " |")
-    return lines + trained_claims(data, protocol, systems)
+    return lines
 
 
 def trained_claims(data: str, protocol: str, systems: dict[str, list[dict]]) -> list[str]:
@@ -217,13 +252,14 @@ def results_page() -> str:
         histories = "no order, the split of its source, all training items as history" if without_order(systems) else \
             f"history up to {first['protocol']['max_history']}"
         hashes = [f"{first['test'][seen]['protocol_hash']} ({KEPT[seen]})" for seen in KEPT]
-        named = {name: records for name, records in systems.items() if not changes_codes(name)}
+        named = {name: records for name, records in systems.items() if not changes_codes(name) and not is_aligned(records)}
         parts += ["", f"## {title}", "", f"{about['users']:,} users, {about['items']:,} items, {about['events']:,} events; {histories}; "
                   f"protocol {', '.join(hashes)}; data {about['fingerprint']}.", "",
                   *main_table(named), *budget_lines(named), *comparison_lines(data, protocol, seens), *slice_table(named),
                   *codes_lines(data, protocol, systems)]
         if shuffled is None:
             parts += published_table(data)
+        parts += alignment_lines(data, protocol, systems)
     return "\n".join(parts)
 
 
@@ -293,13 +329,55 @@ def interval(mean: dict) -> str:
     return f"{short(mean['mean'])} ({short(mean['low'])} to {short(mean['high'])})"
 
 
+def scaling_page() -> str:
+    """Every cell of the scaling study, and what its laws and its curves say."""
+    found = json.loads((RESULTS / "benchmarks" / "scaling.json").read_text())
+    cells = sorted(found["cells"], key=lambda cell: (cell["targets"], cell["parameters"]))
+    bounds = lambda pair, digits: f"({pair[0]:.{digits}f} to {pair[1]:.{digits}f})"
+    lines = [f"{found['data']} (data {found['fingerprint']}), {cells[0]['epochs']} epochs a cell, "
+             f"{sum(cell['cpu_seconds'] for cell in cells) / 60:.0f} CPU minutes in all.", "",
+             "| training targets, D | width | parameters without tables, N | all parameters | loss, nats an item | N@10 | best epoch |",
+             "|---" * 7 + "|"]
+    lines += [f"| {c['targets']:,} | {c['width']} | {c['parameters']:,} | {c['all_parameters']:,} | {c['loss']:.3f} "
+              f"{bounds(c['loss_interval'], 3)} | {interval(dict(zip(('mean', 'low', 'high'), [c['ndcg@10'], *c['ndcg@10_interval']])))} | "
+              f"{c['best_epoch']} |" for c in cells]
+    lines.append("")
+    for name, law in found["fits"].items():
+        fit, said = law["fit"], law["intervals"]
+        if name == "all":
+            lines.append(f"- All {law['cells']} cells: L = {fit['E']:.2f} + A N^-{fit['a0']:.2f} + B D^-{fit['a1']:.2f}; the exponent of N "
+                         f"is {fit['a0']:.2f} {bounds(said['a0'], 2)}, that of D {fit['a1']:.2f} {bounds(said['a1'], 2)}, E {fit['E']:.2f} "
+                         f"{bounds(said['E'], 2)}; {fit['rms']:.3f} nats are left (root mean square).")
+            continue
+        some = [c for c in cells if f"share {c['share']:g}" == name]
+        best = min(some, key=lambda c: c["loss"])
+        lines.append(f"- {some[0]['targets']:,} targets: L = {fit['E']:.2f} + {fit['A0']:.3g} N^-{fit['a0']:.2f}, the exponent between "
+                     f"{said['a0'][0]:.2f} and {said['a0'][1]:.2f}, {fit['rms']:.3f} nats left; {turn(some, best)}.")
+    low, high = found["exponents"]
+    edges = [f"{name} ({which})" for name, law in found["fits"].items() for which, key in (("N", "a0"), ("D", "a1"))
+             if key in law["intervals"] and (law["intervals"][key][0] <= low * 1.001 or law["intervals"][key][1] >= high * 0.999)]
+    lines.append(f"- Exponents were sought from {low:g} to {high:g}; an interval that ends there says that these cells don't tell the "
+                 f"exponent: {', '.join(edges) if edges else 'none does'}.")
+    return "\n".join(lines)
+
+
+def turn(cells: list[dict], best: dict) -> str:
+    """Whether more parameters always helped, in words. cells: of one share, smallest first."""
+    last = cells[-1]
+    gain = f"loss {cells[0]['loss']:.3f} to {best['loss']:.3f}, N@10 {short(cells[0]['ndcg@10'])} to {short(best['ndcg@10'])}"
+    if best is last:
+        return f"the largest model is the best ({gain} over {last['parameters'] / cells[0]['parameters']:.0f} times the parameters)"
+    return (f"the best has {best['parameters']:,} parameters ({gain}); with {last['parameters']:,} the loss is {last['loss']:.3f} again, "
+            "more parameters learn these users by heart")
+
+
 def readme_table() -> str:
     found = [(key, systems) for key, systems in runs().items()
              if key[0] == "amazon-beauty" and next(iter(systems.values()))[0]["protocol"]["shuffle_ties"] is None]
     if not found:
         return "No results yet."
     (data, _), systems = found[0]
-    systems = {name: records for name, records in systems.items() if not changes_codes(name)}
+    systems = {name: records for name, records in systems.items() if not changes_codes(name) and not is_aligned(records)}
     return "\n".join([f"{data}, leave-one-out, full ranking, test:", "", *main_table(systems)])
 
 
@@ -336,7 +414,8 @@ def main(argv: list[str] | None = None) -> int:
     changed = 0
     for path, name, body in ((ROOT / "README.md", "results", readme_table()), (ROOT / "docs" / "results.md", "results", results_page()),
                              (ROOT / "docs" / "laboratory.md", "laboratory", laboratory_page()),
-                             (ROOT / "docs" / "serving.md", "cold items", cold_items_table())):
+                             (ROOT / "docs" / "serving.md", "cold items", cold_items_table()),
+                             (ROOT / "docs" / "scaling.md", "scaling", scaling_page())):
         before, after = fill(path, name, body)
         changed += before != after
         if before != after and not args.check:
