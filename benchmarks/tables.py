@@ -15,10 +15,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasrec", "tiger",
-         "tiger:causal", "grid", "grid:causal", "mmgrec", "colarec:small", "minionerec:no_alignment", "minionerec",
+ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasrec", "sasrec:sampled", "hstu",
+         "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal", "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
+         "colarec:small", "minionerec:no_alignment", "minionerec",
          "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion")
-DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "tiktok", "amazon-phones")
+DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
+        "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
 """Of semid's variants those that change the codes alone, as `:two_level` of other recipes do."""
 PLAIN_CODES = "semid:text_codes"
@@ -121,6 +123,11 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
             said.append(f"{name} {config['steps']:,} steps of {config['tokens']:,} positions")
         elif name.startswith("colarec"):
             said.append(f"{name} {config['epochs']} epochs (the paper: 60 of t5-small)")
+        elif name == "mmgrec":
+            said.append(f"mmgrec and its ablations {config['graph_epochs']} epochs of the graph, {config['epochs']} of the transformer")
+        elif name == "hstu":
+            said.append(f"hstu, its ablations and sasrec:sampled {config['epochs']} epochs at most, {config['negatives']} negatives that "
+                        "a batch shares, one shape and one optimizer (the paper draws them for each position)")
         elif name.startswith("lightgcn"):
             said.append(f"{name} {config['pairing']['epochs']} epochs at most (its code: 1,000)")
         elif "tuning" in config and config["tuning"]["model"] == "new":
