@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasrec", "sasrec:sampled", "hstu",
-         "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal", "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
+         "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal",
+         "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
          "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
