@@ -32,6 +32,7 @@ INDEXES = ("random", "independent", "title", "sequential", "collaborative", "sem
 VARIANTS: dict[str, dict[str, object]] = {
     f"two_level_{index}" if is_two_level else index: {"index": index, "is_two_level": is_two_level}
     for index in INDEXES for is_two_level in (False, True)
+    if is_two_level or index != INDEXES[-1]  # that is `p5` itself
 }
 PRIVATE = ("semantic_hybrid", "hybrid")
 

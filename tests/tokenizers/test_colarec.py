@@ -28,7 +28,7 @@ def skewed(count: int = 500, width: int = 8) -> np.ndarray:
 
 
 def test_it_is_a_tokenizer():
-    assert isinstance(ColaRec("cf"), Tokenizer)
+    assert isinstance(ColaRec("cf", levels=3, size=8).fit(catalog(skewed()), seed=0), Tokenizer)
 
 
 @pytest.mark.parametrize(("levels", "size"), [(3, 8), (4, 5), (2, 23)])

@@ -17,7 +17,7 @@ def catalog(count: int = 600, **dims: int) -> Catalog:
 
 
 def test_it_is_a_tokenizer():
-    assert isinstance(ResidualKMeans("text"), Tokenizer)
+    assert isinstance(ResidualKMeans("text", levels=4, size=32).fit(catalog(), seed=0), Tokenizer)
 
 
 def test_error_falls_with_every_level_and_all_codes_are_used():

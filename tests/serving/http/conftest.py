@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def served(trained: Path) -> Iterator[str]:
-    """The address of `semid serve` over that run."""
-    process = subprocess.Popen([sys.executable, "-m", "semid", "serve", str(trained), "--port", "0", "--json", "--drain", "0",
-                                "--max-rate", "0", "--max-seconds", "60", "--store", str(trained.with_name("h.sqlite"))],
+@contextmanager
+def serving(run: Path, store: Path) -> Iterator[str]:
+    """Serve `run`; the value is the address."""
+    process = subprocess.Popen([sys.executable, "-m", "semid", "serve", str(run), "--port", "0", "--json", "--drain", "0",
+                                "--max-rate", "0", "--max-seconds", "60", "--store", str(store)],
                                cwd=HOME, env={**os.environ, "PYTHONPATH": str(HOME)}, stdout=subprocess.PIPE, text=True)
     try:
         yield json.loads(said(process))["address"]
@@ -42,3 +43,10 @@ def served(trained: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def served(trained: Path) -> Iterator[str]:
+    """The address of `semid serve` over that run; its tests add items and events."""
+    with serving(trained, trained.with_name("h.sqlite")) as address:
+        yield address
