@@ -57,13 +57,13 @@ def machine() -> dict:
     import torch
 
     from semid.encoders.text import find_minilm
+    from semid.nn.precision import has_bfloat16
 
-    flags = _cpu_flags()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
             "threads": torch.get_num_threads(), "memory_gb": _memory(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "bf16_cpu": bool(flags & {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}), "gpu": gpu,
+            "bf16_cpu": has_bfloat16("cpu"), "gpu": gpu,
             "bf16_gpu": torch.cuda.is_bf16_supported() if gpu else None,
             "minilm": find_minilm() is not None}
 
@@ -90,14 +90,6 @@ def _writable(folder: Path) -> bool:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features"))), []))
 
 
 def _memory() -> float | None:

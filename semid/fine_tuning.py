@@ -20,6 +20,7 @@ from semid.files import write_json
 from semid.generators.backbone import Backbone, LoRA, Shape, add_adapters, empty_backbone, new_backbone, read_backbone
 from semid.generators.language_model import LanguageModel
 from semid.generators.prompts import AFTER, BEFORE, Prompts, Task
+from semid.nn.precision import autocast
 from semid.objectives.responses import Responses
 from semid.protocols import Batches, Objective
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
@@ -60,7 +61,7 @@ class FineTuning:
     def __post_init__(self):
         if self.dtype == "bfloat16" and self.trained == "all":
             raise ConfigError("setting dtype=bfloat16: steps of training are lost to rounding in such weights; want trained=lora or rows "
-                              "with it, or dtype=float32, whose products are bfloat16 too (precision=bf16)")
+                              "with it, or dtype=float32, whose products are bfloat16 too where the device has it")
 
 
 SMALL: dict[str, object] = {
@@ -141,7 +142,7 @@ def rows_have_gradient(generator: LanguageModel, objective: Objective, batch: Ba
     """Return whether the loss of the batch moves the vectors of new tokens, where there are any."""
     if generator.embedding is None:
         return True
-    with torch.random.fork_rng(devices=[]), torch.autocast(batch.item.device.type, torch.bfloat16):
+    with torch.random.fork_rng(devices=[]), autocast(batch.item.device):
         objective(generator, batch).total.backward()
     gradient = generator.embedding.weight.grad
     generator.zero_grad(set_to_none=True)

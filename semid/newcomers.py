@@ -70,6 +70,16 @@ class Newcomers:
                            "with text, or train again with the new items")
         return text_encoder(self.text).for_new(self.known, self._kept_text)
 
+    def take_over(self, before: Newcomers | None) -> None:
+        """Use the encoder of `before` where it has one, made of the same items: a run that is read again need not make it anew."""
+        if before is not None and "encode" in vars(before) and self._encoder_rests_on == before._encoder_rests_on:
+            vars(self)["encode"] = before.encode
+
+    @property
+    def _encoder_rests_on(self) -> tuple:
+        kept = self._kept_text
+        return (self.text, self.content_width, self.known.items.ids.tolist(), self.known.text, None if kept is None else kept.tobytes())
+
     @cached_property
     def _kept_text(self) -> np.ndarray | None:
         """float32 [N, T]: the text vectors of the known items, as kept."""

@@ -348,8 +348,11 @@ def machine() -> dict[str, object]:
 
     import torch
 
+    from semid.nn.precision import has_bfloat16
+
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
     return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(), "bf16_cpu": has_bfloat16("cpu"),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 
 

@@ -227,7 +227,7 @@ class CodeTree:
         """
         m, width = len(codes), max(self.sizes)
         mask = torch.zeros(m, self.levels, width + 1, dtype=torch.bool, device=self.device)  # slot V takes the padding
-        mask[:, 0, self.code[0].long()] = True
+        mask[:, 0] = torch.zeros_like(mask[0, 0]).index_fill(0, self.code[0].long(), True)  # the same for all: made once
         parents = self.node_of(codes[:, :-1]) if self.levels > 1 else codes[:, :0]
         for level in range(1, self.levels):
             row = torch.nonzero(parents[:, level - 1] >= 0).squeeze(1)

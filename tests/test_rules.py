@@ -23,7 +23,7 @@ CONTRACTS = ("errors", "types", "protocols", "tree", "files")
 MAY_SEE = {
     "errors": (), "files": ("errors",), "types": ("errors",), "protocols": ("types",), "tree": CONTRACTS,
     "nn": ("errors",),
-    "training": CONTRACTS,
+    "training": (*CONTRACTS, "nn"),
     **dict.fromkeys(STAGES, (*CONTRACTS, "nn", "training")),
 }
 """What each may import besides itself. Everything else (run, compare, recipes, cli, ...) sees all but serving and cli."""

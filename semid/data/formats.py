@@ -141,7 +141,7 @@ def open_source(connection: duckdb.DuckDBPyConnection, source: Any, what: Litera
     """
     if isinstance(source, (str, Path)):
         return _open_file(connection, Path(source), what)
-    return _from_arrow(connection, _to_arrow(source, what), type(source).__name__, "table", what)
+    return _from_arrow(connection, _to_arrow(source, what), what, "table", what)
 
 
 def _open_file(connection: duckdb.DuckDBPyConnection, path: Path, what: Literal["events", "items"]) -> Source:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from semid.encoders.cache import cache_folder, cached, file_sha256, fingerprint
 from semid.errors import ConfigError, DataError, did_you_mean
+from semid.nn.precision import has_bfloat16
 from semid.nn.pretrained import pretrained
 from semid.types import Catalog
 
@@ -125,7 +126,7 @@ class Text:
         self.fields = fields
         self.batch_size = batch_size
         self.max_tokens = max_tokens
-        self.dtype = dtype or (torch.bfloat16 if _has_native_bfloat16(device) else torch.float32)
+        self.dtype = dtype or (torch.bfloat16 if has_bfloat16(device) else torch.float32)
         self.device = device
         self.cache = cache
         self.progress = progress
@@ -180,12 +181,6 @@ class Text:
                 if self.progress:
                     self.progress(done, len(rows))
         return vectors
-
-
-def _has_native_bfloat16(device: str) -> bool:
-    if torch.device(device).type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()
-    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _load(kind: Literal["AutoConfig", "AutoModel", "AutoTokenizer"], model: str | Path):

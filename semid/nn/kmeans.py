@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semid.nn.precision import has_bfloat16
 from semid.nn.quantize import CHUNK, residual_codes
 
 
@@ -16,13 +17,13 @@ def kmeans(points: Tensor, size: int, *, iterations: int = 25, generator: torch.
     """Return `size` centroids, float32 [K, D], of points float32 [N, D] by Lloyd's algorithm from k-means++ seeds; N >= K.
 
     The first two thirds of the iterations see a quarter of the points (at least 32 a centroid), the rest all of them.
-    Centroids that lose their last point restart at the points that fit worst. fast: compare in bfloat16 (the points
-    are centred first, which costs the comparison little; sums stay in float32).
+    Centroids that lose their last point restart at the points that fit worst. fast: compare in bfloat16 where the device
+    has it (the points are centred first, which costs the comparison little; sums stay in float32).
     """
     count = len(points)
     centre = points.mean(0)
     points = points[torch.randperm(count, generator=generator).to(points.device)] - centre
-    compared = points.bfloat16() if fast else points
+    compared = points.bfloat16() if fast and has_bfloat16(points.device) else points
     centroids = spread_seeds(points[: 16 * size], size, generator)
     few = min(count, max(count // 4, 32 * size))
     for iteration in range(iterations):

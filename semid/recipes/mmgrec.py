@@ -84,7 +84,7 @@ class Config:
     look_every: int = 1
     patience: int = 10
     beams: int = 20
-    graph_optimization: Optimization = replace(ADAM, weight_decay=1e-6, precision="bf16")
+    graph_optimization: Optimization = replace(ADAM, weight_decay=1e-6, precision="auto")
     optimization: Optimization = Optimization(learning_rate=2e-3, beta2=0.999, weight_decay=1e-5, clip=1.0)
 
 

@@ -251,7 +251,11 @@ class Engine:
         """Put another run in place, or the same one with what other processes changed. Answers under way end with the old one."""
         run = load(run_folder)
         with self._changing:
-            self._serving = self._opened(run, self.snapshot.version + 1)
+            before = self.snapshot
+            serving = self._opened(run, before.version + 1)
+            if serving.snapshot.newcomers is not None:
+                serving.snapshot.newcomers.take_over(before.newcomers)
+            self._serving = serving
 
     def _opened(self, run: Run, version: int) -> _Serving:
         assert run.folder is not None

@@ -21,6 +21,7 @@ import torch.utils.deterministic as deterministic
 from torch import Tensor, nn
 
 from semid.errors import ConfigError
+from semid.nn.precision import Precision, autocast
 from semid.protocols import Batches, Objective
 from semid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from semid.training.log import Log
@@ -32,7 +33,7 @@ class Optimization:
 
     schedule: cosine or linear down to `final` times the peak at the last step; inverse_sqrt (constant for `warmup` steps, then
     sqrt(warmup / step)); constant. clip: largest gradient norm. accumulate: batches summed into one step.
-    precision: bf16 = autocast for matrix products, fp32 elsewhere. weight_decay: matrices only, never gains, biases.
+    precision: of matrix products, see `nn.precision.autocast`; fp32 elsewhere. weight_decay: matrices only, never gains, biases.
     """
 
     learning_rate: float = 2e-3
@@ -44,7 +45,7 @@ class Optimization:
     final: float = 0.05
     clip: float = 5.0
     accumulate: int = 1
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "auto"
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of a 0-based step of `steps`."""
@@ -140,7 +141,7 @@ def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int,
             optimizer.zero_grad(set_to_none=True)
             for micro in range(optimization.accumulate):
                 batch = batches.at(state.step * optimization.accumulate + micro).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=optimization.precision == "bf16"):
+                with autocast(device, optimization.precision):
                     loss = objective(model, batch)
                 (loss.total / optimization.accumulate).backward()
                 window.append(loss.total.detach())

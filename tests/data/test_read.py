@@ -145,7 +145,7 @@ def test_each_kind_of_bad_row_is_named_and_can_be_dropped(column, values, reason
     table = pa.table(events(**{column: values}))
     bad_line = 2 if column == "split" else 1
     message = complaint(table)
-    assert f"Table:{bad_line}: {column} = " in message
+    assert f"events:{bad_line}: {column} = " in message
     assert reason in message
     assert "--on-bad-rows drop" in message
     data = read(table, on_bad_rows="drop")
@@ -218,7 +218,7 @@ def test_duplicates_are_kept_cut_or_refused():
     assert times == {"keep": [0, 1, 2, 0], "first": [0, 1, 0], "last": [1, 2, 0]}
     message = complaint(table, duplicates="error")
     assert message.startswith("1 bad row:")
-    assert "dict:3: item_id = 'x': the user has this item already" in message
+    assert "events:3: item_id = 'x': the user has this item already" in message
 
 
 def test_k_core_is_iterated_and_drops_items_from_the_catalogue():

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import semid
 from semid import cli
 from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.run import load
@@ -165,6 +166,18 @@ def test_what_new_items_need_is_loaded_ahead(copied):
     encode = newcomers.encode
     engine.add(world.items(NEW))
     assert engine.snapshot.newcomers.encode is encode
+
+
+def test_a_run_that_is_read_again_keeps_the_encoder_of_its_items(copied, tmp_path):
+    engine = Engine.open(copied)
+    engine.prepare()
+    encode = engine.snapshot.newcomers.encode
+    engine.swap(copied)
+    assert engine.snapshot.newcomers.encode is encode
+    renamed = world.items().set_column(1, "title", [[f"new {title}" for title in world.items()["title"].to_pylist()]])
+    other = semid.train("semid", semid.read(world.events(), renamed), out=tmp_path / "other", settings={**world.SMALL, "epochs": 1})
+    engine.swap(other.folder)
+    assert "encode" not in vars(engine.snapshot.newcomers)
 
 
 def test_an_item_removed_twice_is_counted_once_and_none_is_refused(copied):
