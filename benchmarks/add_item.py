@@ -33,7 +33,7 @@ import semid
 from semid.run import load, machine
 
 TITLE = "Moisturising hand cream with shea butter"
-IMPORTS = "import torch, duckdb, pyarrow.dataset, numba, tokenizers, semid.cli, semid.serving.engine"
+IMPORTS = "import torch, duckdb, pyarrow.dataset, numba, semid.cli, semid.serving.engine; from transformers import AutoTokenizer, BertModel"
 
 
 async def over_http(process: Server, known: list[str], count: int) -> list[tuple[float, float]]:

@@ -41,7 +41,7 @@ from semid.serving.contract import (
     Rules,
 )
 from semid.serving.explain import explain
-from semid.serving.journal import Journal, Kind
+from semid.serving.journal import Journal, Kind, merged
 from semid.serving.quantized import quantized
 from semid.serving.snapshot import Admitted, Snapshot
 from semid.serving.states import UserStates
@@ -261,7 +261,7 @@ class Engine:
         assert run.folder is not None
         journal = Journal(run.folder)
         snapshot = Snapshot.of(run, version)
-        for kind, table in journal.read():
+        for kind, table in merged(journal.read()):
             snapshot = _applied(snapshot, kind, table)
         return _Serving(snapshot, self._run_by(snapshot), UserStates(self.state_bytes), journal)
 

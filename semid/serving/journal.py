@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -65,3 +66,12 @@ class Journal:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.parquet"
+
+
+def merged(changes: Iterable[tuple[Kind, pa.Table]]) -> list[tuple[Kind, pa.Table]]:
+    """Return few changes that come to the same: an item is added once, and before all that is said of it, so items may come first;
+    columns and what is shown don't depend on each other. Each change copies tables as long as the catalogue."""
+    stages = {"add": 0, "update": 1, "remove": 2, "restore": 2}
+    ordered = sorted(changes, key=lambda change: stages[change[0]])
+    return [(kind, pa.concat_tables(table for _, table in group))
+            for (kind, _), group in groupby(ordered, key=lambda change: (change[0], change[1].schema))]

@@ -38,7 +38,7 @@ log = logging.getLogger("semid.serving")
 FLUSH_SECONDS = 30
 """What is under way at the end gets so long."""
 
-PREPARATION_SECONDS = 5
+PREPARATION_SECONDS = 15
 """A server listens when it is ready for new items, but waits so long at most: hashed texts of a large catalogue take minutes."""
 
 

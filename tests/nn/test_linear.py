@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from semid.nn import linear
 from semid.nn.linear import WORTH, Linear
 
 packs = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN never packs")
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(linear, "IS_WIDE", torch.backends.mkldnn.is_available())
 
 
 @pytest.fixture

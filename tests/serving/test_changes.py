@@ -16,6 +16,7 @@ from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.run import load
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
+from semid.serving.journal import Journal, merged
 from tests.serving import world
 
 NEW = range(60, 66)
@@ -70,6 +71,23 @@ def test_changes_survive_reopening_and_leave_the_trained_run_alone(copied):
     assert again.item("i1")["removed"]
     assert len(load(copied).catalog) == 60
     assert sorted(p.name for p in (copied / "changes").iterdir()) == [f"00000{n}.parquet" for n in (1, 2, 3, 4)]
+
+
+def test_many_changes_in_any_order_are_few_when_read_again(copied):
+    engine = Engine.open(copied)
+    for day in range(6):
+        new = 60 + 2 * day
+        engine.add(world.items(range(new, new + 2)))
+        engine.update(pa.table({"item_id": ["i3", f"i{new}"], "price": [float(day), 50.0 + day]}))
+        engine.remove([f"i{day}", f"i{new + 1}"])
+        engine.restore([f"i{day - 1}"] if day % 2 else [f"i{new + 1}"])
+    assert [(kind, len(table)) for kind, table in merged(Journal(copied).read())] == [
+        ("add", 12), ("update", 12), *[(kind, n) for _ in range(6) for kind, n in (("remove", 2), ("restore", 1))]]
+    again = Engine.open(copied)
+    assert again.snapshot.catalog.table.equals(engine.snapshot.catalog.table)
+    assert np.array_equal(again.snapshot.alive, engine.snapshot.alive)
+    assert np.array_equal(again.snapshot.codes.ids.codes, engine.snapshot.codes.ids.codes)
+    assert shown(again) == pytest.approx(shown(engine), abs=1e-5)
 
 
 def test_removed_items_are_never_shown_but_may_be_read(copied):
