@@ -11,10 +11,10 @@ demo: .venv/core.stamp  ## the main job on bundled data: validate, train, compar
 	$(BIN)/semid demo --out runs/demo
 
 test: .venv/dev.stamp  ## the default tests, under five minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: .venv/dev.stamp  ## the long tests too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not net"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not net"
 
 lint: .venv/dev.stamp  ## style and types
 	$(BIN)/ruff check $(SOURCES)
