@@ -586,11 +586,12 @@ VERBS: dict[str, Callable[..., int]] = {
     "explain": explain, "codes": codes, "add": add, "update": update, "remove": remove, "restore": restore,
     "serve": serve, "recipes": recipes, "doctor": doctor}
 
+NARROW: dict[str, object] = {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]}
 DEMO: dict[str, dict[str, object]] = {
-    "item_knn": {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]},
+    "item_knn": NARROW,
     "ease": {"regularisation": [400.0]},
     "sasrec": {"epochs": 4},
-    "semid:fusion": {"epochs": 6}}
+    "semid:fusion": {"epochs": 6, **{f"scorer.{name}": value for name, value in NARROW.items()}}}
 """Settings that keep the demo short: a narrower search, fewer epochs."""
 
 

@@ -80,9 +80,10 @@ class Config:
     over the data, or of `epoch_steps` batches where that is more. patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
-    beams: kept while decoding. fusion: pool with item-kNN. alignment: training on preferences or rewards after that.
-    trained_in: folder of a finished run of the same settings, data and seed but for fusion and alignment, whose generator is taken in
-    place of training one; `{seed}` in it stands for the seed.
+    beams: kept while decoding. fusion: pool with item-kNN, which is chosen among what `scorer` has. alignment: training on preferences or
+    rewards after that.
+    trained_in: folder of a finished run of the same settings, data and seed but for fusion, scorer and alignment, whose generator is
+    taken in place of training one; `{seed}` in it stands for the seed.
     """
 
     text: str = "auto"
@@ -110,6 +111,7 @@ class Config:
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
     fusion: bool = False
+    scorer: item_knn.Config = item_knn.Config()
     alignment: Alignment = Alignment()
     trained_in: str | None = None
     optimization: Optimization = Optimization(weight_decay=0.1)
@@ -127,7 +129,7 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
-    scorer, _, _ = item_knn.tune(item_knn.Config(), data)
+    scorer, _, _ = item_knn.tune(config.scorer, data)
     return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
 
 
@@ -177,7 +179,7 @@ def _trained(config: Config, ids: SemanticIds, data: Split, job: Job) -> dict[st
     run = load_run(folder)
     if not isinstance(run.config, Config):
         raise ConfigError(f"trained_in={folder}: want a run of semid, got one of {run.recipe}; name another folder, or train without it")
-    plain = lambda config: asdict(replace(config, fusion=False, alignment=Alignment(), trained_in=None))
+    plain = lambda config: asdict(replace(config, fusion=False, scorer=item_knn.Config(), alignment=Alignment(), trained_in=None))
     wanted = {**plain(config), "seed": job.seed, "protocol": data.protocol.hash, "data": data.fingerprint}
     got = {**plain(run.config), "seed": run.about["seed"], "protocol": run.split.protocol.hash, "data": run.split.fingerprint}
     if other := [f"{name} {wanted[name]!r}, got {got[name]!r}" for name in wanted if wanted[name] != got[name]]:
