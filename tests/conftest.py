@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def width_of_a_pipe(monkeypatch: pytest.MonkeyPatch):
+    """Workers of pytest-xdist are told the width of the terminal that started them; tables shall not depend on it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with events.csv and items.csv: 150 users walk over 64 items, nine steps of ten to the successor 5 i + 1."""

@@ -184,10 +184,8 @@ def test_codes_of_a_run_are_measured_without_a_probe(tmp_path: Path, capsys: pyt
     assert "What to do" in capsys.readouterr().out
 
 
-def test_the_command_compares_codes_and_refuses_flags_that_say_nothing_about_them(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
-                                                                                  monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)  # a long path leaves the table no room
-    index = Path("somebody's codes") / "toy.index.json"
+def test_the_command_compares_codes_and_refuses_flags_that_say_nothing_about_them(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    index = tmp_path / "somebody's codes" / "toy.index.json"
     index.parent.mkdir()
     index.write_text(json.dumps({f"i{row}": [f"<a_{row % 8}>", f"<b_{row // 8}>"] for row in range(64)}))
     command = ["compare", "semid:cf_codes", "semid", f"codes={index}", "--codes",
