@@ -158,6 +158,14 @@ def comparisons(data: str, protocol: str, seens: tuple[str, ...]) -> list[tuple[
     return found
 
 
+def tests_by_reference(data: str, protocol: str) -> dict[tuple[str, str], dict[str, dict]]:
+    """Return {(reference, seen): {system: its N@10}}; Holm's family is the call of benchmarks/results.py, a file each."""
+    found: dict[tuple[str, str], dict[str, dict]] = {}
+    for reference, seen, ndcg in comparisons(data, protocol, tuple(KEPT)):
+        found.setdefault((reference, seen), {}).update(ndcg)
+    return found
+
+
 def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
     """Paired permutation tests, Holm-adjusted, against each reference that is a system of its own."""
     lines = []
@@ -210,15 +218,12 @@ def is_aligned(records: list[dict]) -> bool:
 
 def tested_table(what: str, rows: dict[str, list[dict]], data: str, protocol: str, reference: str) -> list[str]:
     """Both seen protocols of systems that are tested against one of them, the best first."""
-    tested: dict[str, dict[str, dict]] = {}
-    for against, seen, ndcg in comparisons(data, protocol, tuple(KEPT)):
-        if against == reference:  # a file a call of benchmarks/results.py: Holm's family is the call
-            tested.setdefault(seen, {}).update(ndcg)
+    tested = tests_by_reference(data, protocol)
     lines = [f"| {what} | R@10 kept | N@10 kept | p | R@10 removed | N@10 removed | p | seeds | train, CPU |", "|---" * 9 + "|"]
     for name in sorted(rows, key=lambda name: -score(rows[name], "remove", "ndcg@10")):
         cells = []
         for seen in KEPT:
-            p = tested.get(seen, {}).get(name, {}).get("p_adjusted")
+            p = tested.get((reference, seen), {}).get(name, {}).get("p_adjusted")
             best = {metric: max(score(records, seen, metric) for records in rows.values()) for metric in ("recall@10", "ndcg@10")}
             cells += [*(cell(rows[name], seen, metric, top) for metric, top in best.items()), "" if p is None else p_text(p)]
         lines.append(f"| {name} | " + " | ".join([*cells, str(len(rows[name])), trained_in(rows[name])]) + " |")
@@ -227,8 +232,7 @@ def tested_table(what: str, rows: dict[str, list[dict]], data: str, protocol: st
 
 def trained_claims(data: str, protocol: str) -> list[str]:
     """What papers claim of codes, as whole trainings find it, where a comparison with the better way as its reference was made."""
-    tested = {(reference, seen): ndcg for reference, seen, ndcg in comparisons(data, protocol, tuple(KEPT))}
-    lines = []
+    tested, lines = tests_by_reference(data, protocol), []
     for text, one, other in CLAIMED:
         said = []
         for seen in KEPT:

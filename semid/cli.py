@@ -590,8 +590,8 @@ NARROW: dict[str, object] = {"window": 20, "decay": [0.5, 0.85], "backward": [0.
 DEMO: dict[str, dict[str, object]] = {
     "item_knn": NARROW,
     "ease": {"regularisation": [400.0]},
-    "sasrec": {"epochs": 4},
-    "semid:fusion": {"epochs": 6, **{f"scorer.{name}": value for name, value in NARROW.items()}}}
+    "sasrec": {"epochs": 2},
+    "semid:fusion": {"epochs": 4, **{f"scorer.{name}": value for name, value in NARROW.items()}}}
 """Settings that keep the demo short: a narrower search, fewer epochs."""
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from semid.errors import ConfigError
 from semid.recipes import lightgcn, sasrec
 from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recommenders import ItemRecommender
+from semid.run import load as load_run
 from semid.scorers.item_knn import spectral_vectors
 from semid.training.job import Job
 from semid.types import Interactions, Split
@@ -23,9 +26,13 @@ def behaviour_vectors(source: str, data: Split, job: Job, *, width: int, sasrec_
                       lightgcn_settings: LightGCNSettings | None = None) -> np.ndarray:
     """Return float32 [N, width] of what users did in the training rows; zeros where nobody took an item.
 
-    source: sasrec or lightgcn (trained here with the given settings, None = their own), spectral (item-kNN's factors), or the name of a
-    view of the catalogue, returned as it is. Raises `DataError` for a view that there is not.
+    source: sasrec or lightgcn (trained here with the given settings, None = their own), spectral (item-kNN's factors), the name of a view
+    of the catalogue, returned as it is, or the folder (with a / in it) of a finished run of sasrec, lightgcn, ngcf or alpharec on the same
+    data and protocol, `{seed}` in it stands for the seed: one training for many tokenizers. Raises `DataError` for a view that there is
+    not, `ConfigError` for a run that does not fit.
     """
+    if "/" in source:
+        return _of_run(Path(source.replace("{seed}", str(job.seed))), data, width)
     if source == "spectral":
         return spectral_vectors(data.train, dim=width)
     if source == "lightgcn":
@@ -33,6 +40,19 @@ def behaviour_vectors(source: str, data: Split, job: Job, *, width: int, sasrec_
     if source != "sasrec":
         return data.catalog.view(source)
     return known_vectors(sasrec.run(replace(sasrec_settings or PLAIN_SASREC, width=width), data, job), data.train)
+
+
+def _of_run(folder: Path, data: Split, width: int) -> np.ndarray:
+    run = load_run(folder)
+    wanted, got = (data.fingerprint, data.protocol.hash), (run.split.fingerprint, run.split.protocol.hash)
+    if wanted != got:
+        raise ConfigError(f"cf={folder}: want a run on the same data and protocol, {wanted}, got {got}; train it on these, or take sasrec")
+    if not isinstance(run.recommender, ItemRecommender) or not isinstance(run.recommender.scorer, HasItemVectors):
+        raise ConfigError(f"cf={folder}: want a run of sasrec, lightgcn, ngcf or alpharec, got one of {run.recipe}; name another folder")
+    vectors = known_vectors(run.recommender, data.train)
+    if vectors.shape[1] != width:
+        raise ConfigError(f"cf={folder}: want item vectors {width} wide, got {vectors.shape[1]}; train the run with --set width={width}")
+    return vectors
 
 
 @runtime_checkable

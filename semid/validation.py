@@ -19,6 +19,9 @@ HEALTH = 256
 LOOK = 6_000
 """Cases of a look: its standard error on recall .08 is .0035, and it costs seconds."""
 
+CHOICE = 2_000
+"""Cases that choose among settings, each of which costs a fit or a look."""
+
 
 def sample(cases: Cases, limit: int = LOOK) -> Cases:
     """Return at most `limit` cases in their order, the same ones each time."""
@@ -55,7 +58,7 @@ def _answers(recommender: Recommender, split: Split, cases: Cases, seen: Seen, d
     return answer, truth_of(cases)[0]
 
 
-def best_of(candidates: Iterable, build, split: Split, *, seen: Seen, limit: int = 2_000) -> tuple:
+def best_of(candidates: Iterable, build, split: Split, *, seen: Seen, limit: int = CHOICE) -> tuple:
     """Return (candidate, recommender, ndcg@10) of the best `build(candidate)` on validation; ties go to the earlier one."""
     best = None
     for candidate in candidates:

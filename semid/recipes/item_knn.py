@@ -6,6 +6,7 @@ Source: Sarwar et al., WWW 2001; recency and direction as in session-kNN (Ludewi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
 from semid.data.batch import NeighbourTargets, SequenceBatches
@@ -14,7 +15,7 @@ from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.item_knn import ItemKNN, following
 from semid.training.job import Job
 from semid.types import Catalog, Split
-from semid.validation import best_of
+from semid.validation import CHOICE, measure
 
 VARIANTS: dict[str, dict[str, object]] = {}
 IS_DETERMINISTIC = True
@@ -52,18 +53,28 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
 def tune(config: Config, data: Split, seen: Seen = "keep") -> tuple[ItemKNN, dict[str, float], float | None]:
     """Return (scorer, chosen settings, validation NDCG@10, None where there is nothing to choose).
 
-    Coordinate-wise search, from the first value of each tuple.
+    Coordinate-wise search, from the first value of each tuple; ties go to the earlier one.
     """
-    fixed = {"pairs": following(data.train, window=config.window), "profile": config.profile, "shrink": config.shrink,
-             "neighbours": config.neighbours}
-    chosen = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}
-    fit = lambda settings: ItemRecommender(ItemKNN.fit(data.train, **fixed, **settings), SCALE)
-    value = None
+    pairs = following(data.train, window=config.window)
+
+    @lru_cache(maxsize=1)  # one at a time is as large as the catalogue
+    def counted(backward: float, norm: float) -> ItemKNN:
+        return ItemKNN.fit(data.train, pairs=pairs, profile=config.profile, shrink=config.shrink, neighbours=config.neighbours,
+                           backward=backward, norm=norm)
+
+    def fit(decay: float, backward: float, norm: float) -> ItemKNN:
+        return counted(backward, norm).with_decay(decay)
+
+    @cache
+    def value(**settings: float) -> float:
+        return measure(ItemRecommender(fit(**settings), SCALE), data, seen=seen, limit=CHOICE)["ndcg@10"]
+
+    chosen, is_choice = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}, False
     for name in chosen:
         candidates = [{**chosen, name: option} for option in getattr(config, name)]
         if len(candidates) > 1:
-            chosen, _, value = best_of(candidates, fit, data, seen=seen)
-    return ItemKNN.fit(data.train, **fixed, **chosen), chosen, value
+            chosen, is_choice = max(candidates, key=lambda settings: value(**settings)), True
+    return fit(**chosen), chosen, value(**chosen) if is_choice else None
 
 
 def neighbour_targets(batches: SequenceBatches, data: Split, *, prior: float, seed: int) -> NeighbourTargets:

@@ -58,12 +58,12 @@ COLLABORATIVE = "letter:cf"
 
 @dataclass(frozen=True)
 class Config:
-    """codes: published codes in place of the tokenizer, a column of the items table or a file X.index.json.
-    cf: sasrec or lightgcn (trained here), spectral (item-kNN's factors), or the name of a view as wide as tiger.latent that is from
-    training rows only. alpha, beta, groups, cluster_sizes, group_sizes: see `Letter`; last_epsilon: of Sinkhorn's plan over the last
-    level in training, 0 = nearest. hidden: widths of the text's encoder. temperature: divides the generator's logits in training, 1 =
-    plain cross-entropy. tiger: TIGER's settings, of the tokenizer's network as of the generator; two_level: those of semid's generator,
-    which takes the codes instead where is_two_level. sasrec, lightgcn: how the collaborative vectors are trained, as wide as tiger.latent.
+    """codes: published codes in place of the tokenizer, a column of the items table or a file X.index.json. cf: sasrec, lightgcn or
+    another source of `behaviour_vectors`, as wide as tiger.latent and from training rows only. alpha, beta, groups, cluster_sizes,
+    group_sizes: see `Letter`; last_epsilon: of Sinkhorn's plan over the last level in training, 0 = nearest. hidden: widths of the text's
+    encoder. temperature: divides the generator's logits in training, 1 = plain cross-entropy. tiger: TIGER's settings, of the tokenizer's
+    network as of the generator; two_level: those of semid's generator, which takes the codes instead where is_two_level. sasrec,
+    lightgcn: how the collaborative vectors are trained, as wide as tiger.latent.
     """
 
     codes: str | None = None

@@ -49,7 +49,11 @@ class ItemKNN:
         weight = np.zeros((n, max(width, 1)), np.float32)
         neighbour[row[keep], rank[keep]] = column[keep]
         weight[row[keep], rank[keep]] = value[keep]
-        return cls(torch.from_numpy(neighbour), torch.from_numpy(weight), float(decay) ** torch.arange(profile))
+        return cls(torch.from_numpy(neighbour), torch.from_numpy(weight), torch.ones(profile)).with_decay(decay)
+
+    def with_decay(self, decay: float) -> ItemKNN:
+        """Return the scorer that weighs a history otherwise; what was counted is the same."""
+        return replace(self, recency=float(decay) ** torch.arange(len(self.recency)))
 
     def with_items(self, count: int) -> ItemKNN:
         """Return the scorer of `count` more items, which nobody took yet: their scores are 0."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semid.errors import RunError
+from semid.serving.incoming import ID
 
 Kind = Literal["add", "update", "remove", "restore"]
 KINDS: tuple[Kind, ...] = ("add", "update", "remove", "restore")
@@ -70,8 +71,14 @@ class Journal:
 
 def merged(changes: Iterable[tuple[Kind, pa.Table]]) -> list[tuple[Kind, pa.Table]]:
     """Return few changes that come to the same: an item is added once, and before all that is said of it, so items may come first;
-    columns and what is shown don't depend on each other. Each change copies tables as long as the catalogue."""
-    stages = {"add": 0, "update": 1, "remove": 2, "restore": 2}
-    ordered = sorted(changes, key=lambda change: stages[change[0]])
-    return [(kind, pa.concat_tables(table for _, table in group))
-            for (kind, _), group in groupby(ordered, key=lambda change: (change[0], change[1].schema))]
+    columns and what is shown don't depend on each other, and of an item that came and went the last change counts. Each change copies
+    tables as long as the catalogue."""
+    changes, steps = list(changes), []
+    for kind in ("add", "update"):
+        tables = [table for found, table in changes if found == kind]
+        steps += [(kind, pa.concat_tables(group)) for _, group in groupby(tables, key=lambda table: table.schema)]
+    last = {id_: kind for kind, table in changes if kind in ("remove", "restore") for id_ in table[ID].to_pylist()}
+    for kind in ("remove", "restore"):
+        if ids := [id_ for id_, found in last.items() if found == kind]:
+            steps.append((kind, pa.table({ID: pa.array(ids, pa.string())})))
+    return steps

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from semid.collaborative import known_vectors
+from semid.collaborative import behaviour_vectors, known_vectors
 from semid.data.batch import history_batch
+from semid.errors import ConfigError
 from semid.nn.graph import BipartiteGraph
 from semid.objectives.pairs import BPR, PairContrast
 from semid.recipes import alpharec, letter, lightgcn, ngcf
@@ -205,3 +206,17 @@ def test_letter_reads_the_items_of_lightgcn():
     assert vectors.shape == (40, config.tiger.latent)
     assert np.isfinite(vectors).all()
     assert vectors.any(axis=1).all()
+
+
+def test_the_items_of_a_finished_run_serve_many_tokenizers(tmp_path):
+    settings = asdict(replace(lightgcn.smoke(), width=8, pairing=replace(lightgcn.smoke_pairing(), epochs=1)))
+    run = train("lightgcn", blocks(), out=tmp_path / "graph-3", settings=settings, seed=3)
+    train("popularity", blocks(), out=tmp_path / "popular")
+    vectors = lambda name, width=8, world=None: behaviour_vectors(f"{tmp_path}/{name}", world or blocks(), Job(seed=3), width=width)
+    assert np.array_equal(vectors("graph-{seed}"), known_vectors(run.recommender, run.split.train))
+    with pytest.raises(ConfigError, match="want item vectors 4 wide, got 8"):
+        vectors("graph-3", width=4)
+    with pytest.raises(ConfigError, match="want a run of sasrec, lightgcn, ngcf or alpharec, got one of popularity"):
+        vectors("popular")
+    with pytest.raises(ConfigError, match="want a run on the same data and protocol"):
+        vectors("graph-3", world=replace(blocks(), fingerprint="another"))

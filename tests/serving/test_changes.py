@@ -82,7 +82,7 @@ def test_many_changes_in_any_order_are_few_when_read_again(copied):
         engine.remove([f"i{day}", f"i{new + 1}"])
         engine.restore([f"i{day - 1}"] if day % 2 else [f"i{new + 1}"])
     assert [(kind, len(table)) for kind, table in merged(Journal(copied).read())] == [
-        ("add", 12), ("update", 12), *[(kind, n) for _ in range(6) for kind, n in (("remove", 2), ("restore", 1))]]
+        ("add", 12), ("update", 12), ("remove", 6), ("restore", 6)]
     again = Engine.open(copied)
     assert again.snapshot.catalog.table.equals(engine.snapshot.catalog.table)
     assert np.array_equal(again.snapshot.alive, engine.snapshot.alive)

@@ -35,16 +35,18 @@ def shared(codes: np.ndarray) -> float:
 
 
 def test_with_the_graph_items_taken_together_share_codes_and_without_it_content_alone_speaks():
-    """The content of this world is noise: codes can know communities from the graph alone. Single seeds differ by a quarter."""
+    """The content of this world is noise: codes can know communities from the graph alone. Trained for long, the network without it learns
+    by heart whose content is whose (5 epochs: .94 with the graph, .13 without; 40: .67 and .69). Single seeds differ by a quarter."""
     world, overlap = blocks(), {}
     for is_graph in (True, False):
-        config, found = replace(CONFIG, is_graph=is_graph), []
+        config, found = replace(CONFIG, is_graph=is_graph, graph_epochs=5), []
         for seed in range(3):
+            torch.manual_seed(seed)
             _, item = mmgrec.fused(config, world, Job(seed=seed))
             found.append(shared(mmgrec.tokenize(config, item, world, Job(seed=seed)).codes))
         overlap[is_graph] = np.mean(found)
     assert overlap[True] > 0.5
-    assert overlap[True] > overlap[False] + 0.15
+    assert overlap[True] > overlap[False] + 0.3
 
 
 def test_nothing_of_validation_and_test_is_in_the_vectors():
