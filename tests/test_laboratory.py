@@ -184,6 +184,7 @@ def test_codes_of_a_run_are_measured_without_a_probe(tmp_path: Path, capsys: pyt
     assert "What to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_compares_codes_and_refuses_flags_that_say_nothing_about_them(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     index = tmp_path / "somebody's codes" / "toy.index.json"
     index.parent.mkdir()

@@ -52,7 +52,8 @@ def test_a_new_item_gets_the_prefix_of_its_twin_from_a_learnt_tokenizer(name: st
 
 def short(settings: dict) -> dict:
     """A handful of steps, and vectors of behaviour that need none; no variant's own."""
-    quick = {"epochs": 1, "steps": 10, "look_every": 10, "tokenizer_steps": 40, "cf": "spectral", "groups": 2, "text": "auto"}
+    quick = {"epochs": 1, "epoch_steps": 0, "steps": 10, "look_every": 10, "tokenizer_steps": 40, "cf": "spectral", "groups": 2,
+             "text": "auto"}
     return {name: short(value) if isinstance(value, dict) else quick.get(name, value) for name, value in settings.items()
             if name != "is_two_level"}
 

@@ -76,7 +76,7 @@ class Config:
 
 
 def smoke() -> Config:
-    return Config(size=8, latent=8, tokenizer_steps=200, width=32, heads=2, head_width=16, layers=1, feedforward=64, dropout=0.0,
+    return Config(size=8, latent=8, tokenizer_steps=60, width=32, heads=2, head_width=16, layers=1, feedforward=64, dropout=0.0,
                   user_tokens=0, max_history=8, is_causal=True, tokens=256, steps=250, look_every=125,
                   optimization=Optimization(learning_rate=5e-3, warmup=20))
 

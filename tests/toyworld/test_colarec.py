@@ -56,6 +56,7 @@ def trained(config: colarec.Config, seed: int = 0):
     return colarec.run(config, world, Job(seed=seed)), world
 
 
+@pytest.mark.slow
 def test_an_item_is_told_by_its_content():
     """Greedy codes of an item's own content: the right ones for more than four of five training items."""
     recommender, world = trained(replace(CONFIG, epochs=30, patience=100))

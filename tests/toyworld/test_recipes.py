@@ -41,7 +41,7 @@ def test_recipe_finds_the_known_successor(name, tmp_path):
 
 def shortened(settings: dict) -> dict:
     """The same settings, groups of them as well, with a handful of training steps."""
-    short = {"epochs": 1, "steps": 10, "tokenizer_steps": 10}
+    short = {"epochs": 1, "epoch_steps": 0, "steps": 10, "tokenizer_steps": 10}
     return {name: shortened(value) if isinstance(value, dict) else short.get(name, value) for name, value in settings.items()}
 
 

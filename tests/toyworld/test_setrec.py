@@ -14,6 +14,7 @@ from semid.validation import measure
 from tests.toyworld.world import walk
 
 
+@pytest.mark.slow
 def test_items_that_nobody_took_are_found_by_their_content():
     """Their vectors of behaviour are zeros: all the same. Content of neighbours on the ring is alike."""
     world = walk(protocol=Protocol(split="cold_items"))

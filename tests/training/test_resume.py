@@ -169,6 +169,7 @@ def test_a_second_ctrl_c_goes_through_at_once(tmp_path: Path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_train_sasrec_killed_and_resumed_ends_with_the_same_file(toy: Path, tmp_path: Path):
     from semid.cli import main
 

@@ -40,6 +40,7 @@ def test_every_command_of_the_docs_works_when_pasted(client: httpx.Client):
         assert answer.status_code == 200, (command, answer.text)
 
 
+@pytest.mark.slow
 def test_recommendations_equal_those_of_the_run(trained: Path, tmp_path: Path):
     import semid
 
