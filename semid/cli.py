@@ -84,7 +84,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     data = movielens()
     split = data.split(Protocol())
     say.about(*views.summary(data, split))
-    say.step("2. Train the baselines and semid on the same events, ask all of them the same questions: semid compare")
+    say.step("2. Train the baselines and semid on the same events, for a few epochs each, ask all the same questions: semid compare")
     with say.progress(quiet) as progress:
         table = compare_recipes(["semid:fusion"], split, out=out, settings=DEMO, log=_logs(out, progress))
     page = _write_comparison(table, out, "MovieLens latest-small")
@@ -590,8 +590,8 @@ NARROW: dict[str, object] = {"window": 20, "decay": [0.5, 0.85], "backward": [0.
 DEMO: dict[str, dict[str, object]] = {
     "item_knn": NARROW,
     "ease": {"regularisation": [400.0]},
-    "sasrec": {"epochs": 2},
-    "semid:fusion": {"epochs": 4, **{f"scorer.{name}": value for name, value in NARROW.items()}}}
+    "sasrec": {"epochs": 3},
+    "semid:fusion": {"epochs": 5, **{f"scorer.{name}": value for name, value in NARROW.items()}}}
 """Settings that keep the demo short: a narrower search, fewer epochs."""
 
 
