@@ -41,6 +41,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise RunError(f"{path}: cannot be read: {error}; restore the file or train again") from None
 
 
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write what `load_tensors` reads."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
 def listed(batch: Batch, item: Tensor, score: Tensor, scale: str) -> Recommendations:
     """Turn tensors [B, k] into `Recommendations`; -inf scores become padding."""
     return Recommendations(batch.user.numpy().astype(np.int32), item.cpu().numpy().astype(np.int32),
@@ -56,7 +64,7 @@ def tensors_of(part: object) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ItemRecommender:
-    """A scorer that ranks all items. files: {name: tensors} to save beside it."""
+    """A scorer that ranks all items."""
 
     scorer: Scorer
     scale: str
@@ -83,10 +91,7 @@ class ItemRecommender:
         return self.score(histories).gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
 
     def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: value.cpu().contiguous() for name, value in tensors_of(self.scorer).items()}
-        write_atomically(folder / "scorer.safetensors", lambda path: save_file(tensors, path))
+        save_tensors(folder / "scorer.safetensors", tensors_of(self.scorer))
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,10 @@ class ParallelRecommender(ItemRecommender):
         return listed(histories, item, value, self.scale)
 
     def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: value.cpu().contiguous() for name, value in tensors_of(self.scorer).items()}
-        write_atomically(folder / "generator.safetensors", lambda path: save_file(tensors, path))
+        save_tensors(folder / "generator.safetensors", tensors_of(self.scorer))
         write_codes(folder / "codes.parquet", self.ids)
         if self.graph is not None:
-            edges = {"neighbour": self.graph.neighbour, "start": self.graph.start}
-            write_atomically(folder / "graph.safetensors", lambda path: save_file(edges, path))
+            save_tensors(folder / "graph.safetensors", {"neighbour": self.graph.neighbour, "start": self.graph.start})
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,7 @@ class CodeRecommender:
         return batch if self.max_history is None else latest(batch, self.max_history)
 
     def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: value.cpu().contiguous() for name, value in self.generator.state_dict().items()}
-        write_atomically(folder / "generator.safetensors", lambda path: save_file(tensors, path))
+        save_tensors(folder / "generator.safetensors", self.generator.state_dict())
         write_codes(folder / "codes.parquet", self.ids)
 
 
@@ -212,14 +210,14 @@ class Fusion:
         item = torch.cat([torch.from_numpy(generated.item.astype(np.int64)), known], dim=1)
         item, _ = item.sort(dim=1, descending=True)
         item = item.masked_fill(torch.cat([torch.zeros_like(item[:, :1], dtype=torch.bool), item[:, 1:] == item[:, :-1]], 1), -1)
-        first = self.first.score_items(histories, item)
+        first = self.first.score_items(histories, item).cpu()
         return item, first, share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
         share = _log_share(self.second.score(histories)).gather(1, items.clamp_min(0))
-        return pool(self.first.score_items(histories, items), share, self.weight).masked_fill(items < 0, -torch.inf)
+        return pool(self.first.score_items(histories, items).cpu(), share, self.weight).masked_fill(items < 0, -torch.inf)
 
     def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
         """As `CodeRecommender.with_items`; the scorer, which must be an item-kNN, knows nothing of the new items."""

@@ -296,7 +296,12 @@ def _bounds(config: Any, prefix: str) -> Iterator[tuple[str, object]]:
 
 
 def load(folder: str | Path) -> Run:
-    """Open a run folder. Raises `RunError` if a file is missing, was changed, or comes from a newer version."""
+    """Open a run folder. Settings that came to semid after it was trained take their defaults.
+
+    Raises `RunError` if a file is missing, was changed, or comes from a newer version.
+    """
+    from pydantic import TypeAdapter
+
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder}: not a run folder (no config.json); make one with: semid train RECIPE --data ... --out {folder}")
@@ -306,10 +311,7 @@ def load(folder: str | Path) -> Run:
     check_manifest(folder)
     module, _ = find_recipe(about["recipe"])
     try:
-        config = override(module.Config(), {})
-        from pydantic import TypeAdapter
-
-        config = TypeAdapter(module.Config).validate_python(about["config"])
+        config = TypeAdapter(module.Config).validate_python(about["config"], extra="forbid")
     except ValueError as error:
         raise RunError(f"{folder}/config.json: the configuration doesn't fit recipe {about['recipe']!r} of this version: {error}") from None
     catalog, events = load_data(folder)
@@ -379,8 +381,9 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
                               f"the run has {earlier['data']['fingerprint']}); choose another --out")
         if (folder / "manifest.json").exists():
             return load(folder)
-    elif resume and folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
-        raise ConfigError(f"{folder}: nothing to resume (no config.json), and the folder isn't empty; choose another --out")
+    elif folder.is_dir() and (others := sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))):
+        what = "nothing to resume (no config.json), and the folder isn't empty" if resume else "holds other files than a run's"
+        raise ConfigError(f"{folder}: {what} ({others[0]}); choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(config, about)

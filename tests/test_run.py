@@ -180,11 +180,20 @@ def test_a_recipe_or_a_setting_misspelt_is_named(data: Dataset):
 
 def test_a_refused_call_leaves_nothing_behind(data: Dataset, tmp_path: Path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
     for out in (tmp_path / "new", tmp_path / "mine"):
         with pytest.raises(DataError, match="want at least 256 items"):
             train("grid", data, out=out, settings={"text": "hashed"}, device="cpu")
-    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["mine", "mine/notes.txt"]
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["mine"]
+
+
+def test_a_run_never_goes_among_other_files(data: Dataset, tmp_path: Path):
+    """A user's table may have the name of a file of the run: --data shop --out shop."""
+    (tmp_path / "interactions.parquet").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds other files than a run's \(interactions.parquet\)"):
+        train("popularity", data, out=tmp_path)
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train("popularity", data, out=tmp_path, resume=True)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_comparison_refuses_a_misspelt_setting_before_it_trains(data: Dataset, tmp_path: Path):
