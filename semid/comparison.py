@@ -71,7 +71,10 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
     split = data if isinstance(data, Split) else data.split(protocol or Protocol())
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *recipes]))
     settings = settings or {}
-    known = {*names, *(recipe.partition(":")[0] for recipe in names)}  # a fused system is shown beside its generator
+    if unknown := [recipe for recipe in settings if recipe not in names]:
+        raise ConfigError(f"compare: settings for {unknown[0]!r}, which is not compared{did_you_mean(unknown[0], names)}; "
+                          f"the systems are: {', '.join(names)}")
+    known = {*names, *(stem for recipe in names for stem, _, variant in [recipe.partition(":")] if variant == "fusion")}
     if against is not None and against not in known:
         raise ConfigError(f"compare: unknown system {against!r} to test against{did_you_mean(against, known)}; want one of {names}")
     for recipe in names:
@@ -83,9 +86,10 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
             run = train(recipe, split, out=folder, seed=seed, settings=settings.get(recipe), device=device,
                         resume=folder.exists(), log=log(recipe, seed) if log else None)
             for entry in measured(run):
-                entries[entry.name, seed] = entry
-                if results is not None:
-                    save_result(Path(results) / "runs", name, entry)
+                if entry.name == recipe or (entry.name, seed) not in entries:  # a system of its own stays, also beside a fused one
+                    entries[entry.name, seed] = entry
+                    if results is not None:
+                        save_result(Path(results) / "runs", name, entry)
     rows = tuple(entries.values())
     return Table(rows, {seen: tabulate(rows, seen, against) for seen in ("keep", "remove")})
 

@@ -166,7 +166,7 @@ class CodeRecommender:
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the exact log-probability of candidate items int64 [B, C] (-1 pads give -inf)."""
-        return score_items(self.generator, self.read(histories), self.tree, items, normalise=self.normalise)
+        return score_items(self.generator, self.read(histories), self.tree, items, normalise=self.normalise).to(items.device)
 
     @torch.no_grad()
     def valid_share(self, histories: Batch, *, k: int) -> float:
@@ -210,14 +210,14 @@ class Fusion:
         item = torch.cat([torch.from_numpy(generated.item.astype(np.int64)), known], dim=1)
         item, _ = item.sort(dim=1, descending=True)
         item = item.masked_fill(torch.cat([torch.zeros_like(item[:, :1], dtype=torch.bool), item[:, 1:] == item[:, :-1]], 1), -1)
-        first = self.first.score_items(histories, item).cpu()
+        first = self.first.score_items(histories, item)
         return item, first, share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
         share = _log_share(self.second.score(histories)).gather(1, items.clamp_min(0))
-        return pool(self.first.score_items(histories, items).cpu(), share, self.weight).masked_fill(items < 0, -torch.inf)
+        return pool(self.first.score_items(histories, items), share, self.weight).masked_fill(items < 0, -torch.inf)
 
     def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
         """As `CodeRecommender.with_items`; the scorer, which must be an item-kNN, knows nothing of the new items."""

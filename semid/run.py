@@ -29,6 +29,7 @@ from semid.data.split import split as split_events
 from semid.errors import ConfigError, RunError, SemidError, did_you_mean
 from semid.files import write_atomically, write_json
 from semid.recipe_cards import recipe_names
+from semid.training.checkpoint import time_spent
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.types import Catalog, IdMap, Interactions, Protocol, Recommendations, Split
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused."""
+
+CHECKPOINTS = ".*.checkpoint.safetensors"
+"""What a run that isn't finished goes on from, one file a stage."""
 
 
 def find_recipe(name: str) -> tuple[ModuleType, Mapping[str, object]]:
@@ -163,7 +167,8 @@ class Run:
 
         if not isinstance(self.recommender, Fusion):
             return {self.recipe: self.recommender}
-        alone = self.recipe.partition(":")[0] if ":" in self.recipe else f"{self.recipe}:generator"
+        stem, _, variant = self.recipe.partition(":")
+        alone = stem if variant == "fusion" else f"{self.recipe}:generator"
         return {alone: self.recommender.first, self.recipe: self.recommender}
 
     def evaluate(self, part: str = "test", *, system: str | None = None) -> dict[str, Evaluation]:
@@ -251,6 +256,9 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
         if folder is not None:
             if (done := _prepare(folder, about, resume)) is not None:
                 return done
+            for file in folder.glob(CHECKPOINTS):  # of this run's earlier parts
+                seconds, processor_seconds = time_spent(file)
+                began, cpu = began - seconds, cpu - processor_seconds
             save_data(folder, split)
         with memory_explained(config):
             recommender = module.run(config, split, job)
@@ -266,7 +274,7 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
         recommender.save(folder)
         write_json(folder / "config.json", about)
         write_manifest(folder)
-        for file in [*folder.glob(".*.checkpoint.safetensors"), *folder.glob(".*.tmp")]:
+        for file in [*folder.glob(CHECKPOINTS), *folder.glob(".*.tmp")]:
             file.unlink()  # after the manifest: a run killed in between is finished, not begun again
     return run
 
@@ -386,6 +394,9 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
         raise ConfigError(f"{folder}: {what} ({others[0]}); choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not config.exists():
+            for stale in folder.glob(CHECKPOINTS):  # of a run that was deleted by its visible files
+                stale.unlink()
         write_json(config, about)
     except OSError as error:
         raise RunError(f"{folder}: cannot write the run folder: {error.strerror or error}; choose another --out") from None
@@ -394,7 +405,7 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
 
 def _undo(folder: Path, before: set[Path] | None) -> None:
     """Take away what a refused call wrote, unless there is a checkpoint to go on from. before: what was there, None = no folder."""
-    if not folder.is_dir() or any(folder.glob(".*.checkpoint.safetensors")):
+    if not folder.is_dir() or any(folder.glob(CHECKPOINTS)):
         return
     for file in set(folder.iterdir()) - (before or set()):
         file.unlink()

@@ -29,14 +29,15 @@ def sample(cases: Cases, limit: int = LOOK) -> Cases:
 
 
 def measure(recommender: Recommender, split: Split, *, seen: Seen, limit: int = LOOK, k: int = 10) -> dict[str, float]:
-    """Return {"recall@10", "ndcg@10"} on a sample of the validation cases; before them, for a model that writes codes, its health:
+    """Return {"recall@10", "ndcg@10"} on a sample of the validation cases, nothing where there are none; before them, for a model that
+    writes codes, its health:
 
     "codes_used": share of the catalogue's first codes that any list holds (a model that collapsed has few);
     "valid_beams": share of the k best paths that would be items if the code tree didn't guide the search (`valid_share`).
     """
     cases = sample(split.valid, limit)
     if not len(cases):
-        return {f"recall@{k}": 0.0, f"ndcg@{k}": 0.0}
+        return {}
     answer, truth = _answers(recommender, split, cases, seen, 2 * k)
     health = {}
     if isinstance(recommender, CodeRecommender):
@@ -59,11 +60,12 @@ def _answers(recommender: Recommender, split: Split, cases: Cases, seen: Seen, d
 
 
 def best_of(candidates: Iterable, build, split: Split, *, seen: Seen, limit: int = CHOICE) -> tuple:
-    """Return (candidate, recommender, ndcg@10) of the best `build(candidate)` on validation; ties go to the earlier one."""
+    """Return (candidate, recommender, ndcg@10) of the best `build(candidate)` on validation; ties go to the earlier one, as all
+    do where there is no validation case."""
     best = None
     for candidate in candidates:
         recommender = build(candidate)
-        value = measure(recommender, split, seen=seen, limit=limit)["ndcg@10"]
+        value = measure(recommender, split, seen=seen, limit=limit).get("ndcg@10", 0.0)
         if best is None or value > best[2]:
             best = (candidate, recommender, value)
     if best is None:

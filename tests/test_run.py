@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import semid
+from semid import comparison
 from semid.data.read import Dataset
 from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.run import Run, load, train, write_manifest
+from semid.training.log import Log
 from semid.types import Protocol
 
 ONE = {"decay": [0.5], "backward": [0.5], "norm": [0.5]}
@@ -32,8 +36,6 @@ def original(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def folder(original: Run, tmp_path: Path) -> Path:
     """A copy to do harm to."""
-    import shutil
-
     assert original.folder
     return Path(shutil.copytree(original.folder, tmp_path / "copy"))
 
@@ -196,9 +198,55 @@ def test_a_run_never_goes_among_other_files(data: Dataset, tmp_path: Path):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_run_that_goes_on_counts_its_earlier_seconds_and_a_new_one_takes_no_old_checkpoint(data: Dataset, tmp_path: Path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    def stop(record: dict) -> None:
+        if record.get("step") == 2 and "valid" in record:
+            raise ZeroDivisionError
+
+    def train_it(name: str, **ask: object) -> Run:
+        return train("sasrec", data, out=tmp_path / name, device="cpu", **ask,
+                     settings={"epochs": 4, "epoch_steps": 0, "width": 16, "tokens": 4096})
+
+    with pytest.raises(ZeroDivisionError):  # as a killed process, after the first look
+        train_it("run", log=Log(tmp_path / "run" / "metrics.jsonl", stop))
+    file = tmp_path / "run" / ".sasrec.checkpoint.safetensors"
+    with safe_open(file, "pt") as opened:
+        progress = json.loads(opened.metadata()["progress"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    save_file(tensors, file, {"progress": json.dumps({**progress, "seconds": 5000.0, "cpu_seconds": 7000.0})})
+    (tmp_path / "new").mkdir()
+    shutil.copy(file, tmp_path / "new")  # what is left of a run whose visible files were deleted
+    about = train_it("run", resume=True).about
+    assert 5000 < about["seconds"] < 5600
+    assert 7000 < about["cpu_seconds"] < 7600
+    assert train_it("new").about["seconds"] < 600
+
+
 def test_a_comparison_refuses_a_misspelt_setting_before_it_trains(data: Dataset, tmp_path: Path):
     with pytest.raises(ConfigError, match="unknown setting 'epoch'"):
         semid.compare(["sasrec"], data, out=tmp_path / "out", settings={"sasrec": {"epoch": 1}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_system_of_its_own_keeps_its_row_beside_a_fused_one(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`semid:fusion` is shown beside its generator, under the name semid, but not where semid itself was asked for."""
+    shown = {"semid": ["semid"], "semid:fusion": ["semid", "semid:fusion"]}
+    monkeypatch.setattr(comparison, "train", lambda recipe, *_, **__: recipe)
+    monkeypatch.setattr(comparison, "measured", lambda run: [SimpleNamespace(name=name, run=run) for name in shown[run]])
+    monkeypatch.setattr(comparison, "tabulate", lambda *_: None)
+    of = lambda *names: {(entry.name, entry.run) for entry in semid.compare(names, data, out=tmp_path, baselines=False).entries}
+    assert of("semid:fusion") == {("semid", "semid:fusion"), ("semid:fusion", "semid:fusion")}
+    assert of("semid", "semid:fusion") == of("semid:fusion", "semid") == {("semid", "semid"), ("semid:fusion", "semid:fusion")}
+
+
+def test_a_comparison_refuses_names_that_are_not_in_it(data: Dataset, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"settings for 'popularty', which is not compared \(did you mean 'popularity'\?\)"):
+        semid.compare(["popularity"], data, out=tmp_path / "out", settings={"popularty": {}})
+    with pytest.raises(ConfigError, match="unknown system 'letter' to test against"):
+        semid.compare(["letter:no_cf"], data, out=tmp_path / "out", against="letter")
     assert not (tmp_path / "out").exists()
 
 

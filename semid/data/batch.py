@@ -11,8 +11,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from semid.errors import ConfigError
+from semid.errors import ConfigError, DataError
 from semid.types import Batch, Cases, Interactions, Split
+
+
+def want_pairs(found: np.ndarray) -> None:
+    """Raise `DataError` where no user has an event after another one in training: there is nothing to predict."""
+    if not len(found):
+        raise DataError("training: want users with at least two training events, got none; read longer histories, or take another split")
 
 
 class SequenceBatches:
@@ -27,6 +33,7 @@ class SequenceBatches:
         self.events, self.max_length, self.tokens, self.seed = train, max_length, tokens, seed
         counts = np.diff(train.offsets)
         self._users = np.flatnonzero(counts >= 2)
+        want_pairs(self._users)
         self._counts = counts[self._users]
         self._plan: tuple[int, list[np.ndarray]] = (-1, [])
         self.steps_per_epoch = len(self._batches_of(0))
@@ -121,6 +128,7 @@ class TargetBatches:
         self.has_random_start = has_random_start
         first = train.offsets[train.user]
         self._targets = np.flatnonzero(np.arange(len(train)) > first)
+        want_pairs(self._targets)
         self._first = first[self._targets]
         self.steps_per_epoch = max(1, len(self._targets) // batch_size)
         self._plan: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))

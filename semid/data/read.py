@@ -134,7 +134,7 @@ def read(
         steps.append(filters.keep_long_histories(arrays, min_history))
     if not len(arrays.user):
         removed = "; ".join(f"{step.name} ({step.note}) removed {step.removed:,}" for step in steps)
-        raise DataError(f"{source.name}: no event is left; {removed}; lower user_core, item_core or min_history")
+        raise DataError(f"{source.name}: no event is left; {removed}; lower user_core, item_core or min_history (--min-events)")
     time_values, unit = _times(arrays, checked, in_file_order, notes, warnings)
 
     id_column = catalogue.column if catalogue else "item_id"
@@ -189,7 +189,7 @@ def _open_events(connection: duckdb.DuckDBPyConnection, events: Any, given: Mapp
                  order: str) -> tuple[Source, names.Columns, bool]:
     """Return the source, its columns, and whether its rows stand in the order of time already."""
     source = open_source(connection, events, "events")
-    chosen = names.guess(list(source.columns), given, names.EVENT_ROLES, source.name)
+    chosen = names.guess(list(source.columns), given, names.EVENT_ROLES, source.name, {"split": "split_column"})
     for role in ("user", "item"):
         names.require(chosen, role, source.columns, source.name)
     in_file_order = order == "file" or source.kind == "sequences"

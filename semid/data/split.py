@@ -79,14 +79,21 @@ def _column(events: Interactions, protocol: Protocol) -> Parts:
     if events.split is None:
         raise DataError("split 'column': the events have no split column with train / valid / test; "
                         "name it with --split-column, or use leave_one_out")
-    return events, events.split == TRAIN, _rows_as_cases(events, events.split == VALID), _rows_as_cases(events, events.split == TEST)
+    is_test = events.split == TEST
+    return events, events.split == TRAIN, _rows_as_cases(events, events.split == VALID, before=is_test), _rows_as_cases(events, is_test)
 
 
-def _rows_as_cases(events: Interactions, wanted: np.ndarray) -> Cases:
-    """One case a user: all its `wanted` events are targets, the events before the first of them the history."""
+def _rows_as_cases(events: Interactions, wanted: np.ndarray, before: np.ndarray | None = None) -> Cases:
+    """One case a user: all its `wanted` events are targets, the events before the first of them the history, and before the first of the
+    events `before`, bool [E]: a random split may have test answers among what came before validation."""
     position = np.flatnonzero(wanted)
     users, first, counts = np.unique(events.user[position], return_index=True, return_counts=True)
-    return Cases(users.astype(np.int32), events.offsets[users], position[first], events.item[position],
+    end = position[first]
+    if before is not None:
+        hidden, stop = np.flatnonzero(before), events.offsets[1:].copy()
+        np.minimum.at(stop, events.user[hidden], hidden)
+        end = np.minimum(end, stop[users])
+    return Cases(users.astype(np.int32), events.offsets[users], end, events.item[position],
                  np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), events.time[position])
 
 

@@ -34,7 +34,11 @@ def sample(generator: Generator, batch: Batch, tree: CodeTree, *, draws: int, se
         logp = log_probabilities(tree, level, logits.float(), node, normalise).gather(1, code.clamp_min(0))
         logp = advance(torch.zeros_like(logp), logp, code, 1.0)
         is_alive = alive(tree, level, child.view(rows, -1), limit).view_as(exists)
-        pick = torch.softmax(logp.masked_fill(~(exists & is_alive), -torch.inf), dim=1).multinomial(1)
+        possible = exists & is_alive
+        if level == tree.levels - 1:  # items with one code share its probability
+            alike = (code[:, :, None] == code[:, None]) & possible[:, None]
+            logp = logp - alike.sum(2).clamp_min(1).log()
+        pick = torch.softmax(logp.masked_fill(~possible, -torch.inf), dim=1).multinomial(1)
         node = child.gather(1, pick).squeeze(1)
         if level < tree.levels - 1:
             logits, state = generator.step(state, code.gather(1, pick).squeeze(1).clamp_min(0))

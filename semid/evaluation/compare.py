@@ -117,9 +117,10 @@ def _compare(runs: Sequence[tuple[str, Sequence[Evaluation]]], reference: str, m
     average = [np.mean(v, axis=0) for v in values]
     defined = ~np.isnan(average).any(axis=0)  # a list may have no diversity; compare where all rows have a value
     average = [v[defined] for v in average]
+    user = runs[0][1][0].recommendations.user[defined]
     base = [name for name, _ in runs].index(reference)
-    p = {i: paired_permutation(v, average[base], seed=seed) for i, v in enumerate(average) if i != base}
+    p = {i: paired_permutation(v, average[base], user=user, seed=seed) for i, v in enumerate(average) if i != base}
     adjusted = dict(zip(p, holm(list(p.values())).tolist(), strict=True))
     summary = [across_seeds([v[defined] for v in seeds]) for seeds in values]
-    return [Compared(s.mean, *bootstrap(v, seed=seed), s.sd, p.get(i), adjusted.get(i))
+    return [Compared(s.mean, *bootstrap(v, user=user, seed=seed), s.sd, p.get(i), adjusted.get(i))
             for i, (s, v) in enumerate(zip(summary, average, strict=True))]

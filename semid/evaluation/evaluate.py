@@ -173,7 +173,7 @@ def collect(recommender: Recommender, cases: Cases, batches: Iterable[tuple[np.n
         seconds += time.perf_counter() - start
         _check_answer(answer, rows, num_items, depth)
         if seen == "remove":
-            _check_unseen(answer, rows, batch.item.cpu().numpy())
+            _check_unseen(answer, rows, batch.seen.cpu().numpy())
         width = answer.item.shape[1]
         item[rows, :width], score[rows, :width] = answer.item, np.where(answer.item >= 0, answer.score, -np.inf)
         np.add.at(answers, rows, 1)
@@ -246,7 +246,7 @@ def measure(recommendations: Recommendations, split: Split, cases: Cases, *, par
     per_user = {f"{name}@{c}": metric(recommendations, truth, c) for name, metric in RANKING.items() for c in ks}
     about_lists, about_all = _beyond(recommendations, split, cases, k, ids, vectors, categories)
     per_user |= about_lists
-    metrics = {name: _interval(values, seed) for name, values in per_user.items()}
+    metrics = {name: _interval(values, cases.user, seed) for name, values in per_user.items()}
     metrics |= {name: Measure(value) for name, value in about_all.items()}
     return Evaluation(
         part=part, protocol=replace(split.protocol, seen=seen), fingerprint=split.fingerprint, k=k, metrics=metrics,
@@ -257,9 +257,10 @@ def measure(recommendations: Recommendations, split: Split, cases: Cases, *, par
     )
 
 
-def _interval(values: np.ndarray, seed: int) -> Measure:
-    defined = values[~np.isnan(values)]
-    return Measure(float(defined.mean()), *bootstrap(defined, seed=seed)) if len(defined) else Measure(math.nan)
+def _interval(values: np.ndarray, user: np.ndarray, seed: int) -> Measure:
+    defined = ~np.isnan(values)
+    values, user = values[defined], user[defined]
+    return Measure(float(values.mean()), *bootstrap(values, user=user, seed=seed)) if len(values) else Measure(math.nan)
 
 
 def _beyond(recommendations: Recommendations, split: Split, cases: Cases, k: int, ids: SemanticIds | None,
@@ -295,7 +296,7 @@ def _slices(recommendations: Recommendations, split: Split, cases: Cases, truth:
         own, rows = truth.where(mask)
         r = recommendations
         lists = Recommendations(r.user[rows], r.item[rows], r.score[rows], r.scale)
-        return Slice(len(own.item), len(own), {f"{name}@{k}": _interval(metric(lists, own, k), seed)
+        return Slice(len(own.item), len(own), {f"{name}@{k}": _interval(metric(lists, own, k), lists.user, seed)
                                                for name, metric in (("recall", recall), ("ndcg", ndcg))})
 
     found = slicings(split, cases, truth, target_time)

@@ -16,9 +16,11 @@ CHUNK = 4_000_000
 """Random numbers drawn at a time: bounds the working memory to some tens of MB."""
 
 
-def bootstrap(values: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of the mean of float64 [B] under resampling of the cases with replacement.
+def bootstrap(values: np.ndarray, *, user: np.ndarray | None = None, samples: int = 1000, seed: int = 0,
+              level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of the mean of float64 [B] under resampling of the users with replacement.
 
+    user: integer [B], whose case each is, where a user may have several, which aren't independent; None = each has one.
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
 
     >>> bootstrap(np.array([1.0, 1.0, 1.0]))
@@ -26,9 +28,15 @@ def bootstrap(values: np.ndarray, *, samples: int = 1000, seed: int = 0, level: 
     """
     if not len(values):
         raise DataError("bootstrap: want one value at least, got none; there are no cases to evaluate")
-    distinct, counts = np.unique(values, return_counts=True)
     rng = np.random.default_rng(seed)
     means = np.empty(samples)
+    if user is not None and len(cases := np.bincount(numbered(user))) < len(values):
+        total, step = np.bincount(numbered(user), values), max(1, CHUNK // len(cases))
+        for begin in range(0, samples, step):
+            drawn = rng.integers(0, len(cases), (min(step, samples - begin), len(cases)), dtype=np.int32)
+            means[begin : begin + step] = total[drawn].sum(axis=1) / cases[drawn].sum(axis=1)
+        return _percentiles(means, level)
+    distinct, counts = np.unique(values, return_counts=True)
     # Values of ranking metrics are few (a rank below k, or none), so draw how often each distinct value comes up: the same
     # distribution. A multinomial draw costs about ten times an index per entry; there are U of the one and B of the other.
     few = 10 * len(distinct) < len(values)
@@ -40,20 +48,30 @@ def bootstrap(values: np.ndarray, *, samples: int = 1000, seed: int = 0, level: 
             means[begin : begin + size] = drawn / len(values)
         else:
             means[begin : begin + size] = values[rng.integers(0, len(values), (size, len(values)), dtype=np.int32)].mean(axis=1)
+    return _percentiles(means, level)
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def paired_permutation(a: np.ndarray, b: np.ndarray, *, samples: int = 10_000, seed: int = 0) -> float:
+def numbered(user: np.ndarray) -> np.ndarray:
+    """Return int64 [B]: users by their number, 0 the lowest."""
+    return np.unique(user, return_inverse=True)[1]
+
+
+def paired_permutation(a: np.ndarray, b: np.ndarray, *, user: np.ndarray | None = None, samples: int = 10_000, seed: int = 0) -> float:
     """Return the two-sided p-value of "the means of a and b are equal", from values of the same cases in the same order.
 
     a, b: float64 [B]. Under the null hypothesis each difference may as well have the other sign; p is the share of random sign
-    flips whose mean is at least as far from zero, (1 + more extreme) / (1 + samples), so never zero.
+    flips whose mean is at least as far from zero, (1 + more extreme) / (1 + samples), so never zero. user: as in `bootstrap`; all cases
+    of a user flip together.
     Source: Smucker, Allan & Carterette, CIKM 2007.
     """
     if a.shape != b.shape:
         raise DataError(f"paired test: want the same cases in both runs, got {len(a)} and {len(b)} values")
-    difference = a - b
+    difference = a - b if user is None else np.bincount(numbered(user), a - b)
     observed = abs(difference.sum())
     moving = difference[difference != 0]
     blocks = np.pad(moving, (0, -len(moving) % 8)).reshape(-1, 8)

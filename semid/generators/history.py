@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semid.errors import ConfigError
 from semid.generators import compiled
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
@@ -99,6 +100,8 @@ class HistoryReader(nn.Module):
             return batch.extra["state"]
         if not isinstance(self.temporal, CausalTransformer):
             return last_state(self.states(batch), batch.length).float()
+        if batch.item.shape[1] > (most := self.temporal.position.num_embeddings):
+            raise ConfigError(f"histories: want at most {most} items, got {batch.item.shape[1]}; cut them with semid.data.batch.latest")
         if self._is_compiled():
             return self._read_compiled(batch)
         return self.temporal.last(self.inputs(batch), batch.length).float()

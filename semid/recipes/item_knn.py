@@ -67,7 +67,7 @@ def tune(config: Config, data: Split, seen: Seen = "keep") -> tuple[ItemKNN, dic
 
     @cache
     def value(**settings: float) -> float:
-        return measure(ItemRecommender(fit(**settings), SCALE), data, seen=seen, limit=CHOICE)["ndcg@10"]
+        return measure(ItemRecommender(fit(**settings), SCALE), data, seen=seen, limit=CHOICE).get("ndcg@10", 0.0)
 
     chosen, is_choice = {name: getattr(config, name)[0] for name in ("decay", "backward", "norm")}, False
     for name in chosen:

@@ -40,7 +40,7 @@ from semid.tokenizers.collisions import nearest_free_code, next_free
 from semid.tokenizers.product import Product
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.rqvae import RQVAE
-from semid.tokenizers.view import composed, num_different
+from semid.tokenizers.view import composed, num_different, unit
 from semid.training.fit import Optimization, Validation, fit, pace
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
@@ -242,13 +242,9 @@ def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | Non
                     has_time_gaps=has_gaps, has_node_vectors=config.has_node_vectors)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
 def content_of(catalog: Catalog, views: tuple[str, ...]) -> Tensor:
     """Return float32 [N, F]: the unit rows of the views side by side."""
-    return torch.from_numpy(np.concatenate([unit(catalog.view(name)) for name in views], axis=1))
+    return torch.from_numpy(composed(catalog, views))
 
 
 def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Tensor:
@@ -280,7 +276,8 @@ def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, 
         for index, weight in enumerate(weights):
             score = pool(ours, theirs, weight).masked_fill(item < 0, -torch.inf)
             true = score.masked_fill(item != target[:, None], -torch.inf).amax(1, keepdim=True)
-            rank = (score > true).sum(1)
+            ahead = (score > true) | ((score == true) & (item >= 0) & (item < target[:, None]))  # ties to the lower row, as in lists
+            rank = ahead.sum(1)
             gain[index] += torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0).sum().item()
     gain /= len(cases)
     best = int(gain.argmax())

@@ -123,4 +123,5 @@ def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, sh
         u, s, _ = torch.svd_lowrank(matrix, q=min(n, dim + 32), niter=6)
     vectors = (u * s.sqrt())[:, :dim]
     flip = torch.where(vectors[vectors.abs().argmax(0), torch.arange(dim)] < 0, -1.0, 1.0)  # the SVD's signs are arbitrary
-    return np.ascontiguousarray((vectors * flip).numpy(), np.float32)
+    known = np.bincount(row, minlength=n) > 0  # where the rank is low, the SVD fills the rows of the others with noise
+    return np.ascontiguousarray((vectors * flip).numpy() * known[:, None], np.float32)

@@ -83,7 +83,8 @@ def learn(build: Callable[[torch.Generator], Network], objective: Callable[[Netw
     """Return the network that `build` makes, trained on float32 [N, D] vectors; same seed, same bits on CPU.
 
     Ten times on the way `encode` gives the items their codes; the weights with the most distinct codes are kept, as
-    LC-Rec and LETTER do. checkpoint: an existing file is resumed from.
+    LC-Rec and LETTER do, but none of the first half: codebooks start as clusters of what a random network makes of the items, many
+    of whose codes are distinct and say nothing. checkpoint: an existing file is resumed from.
     """
     seen = vectors[:MEASURED]
 
@@ -99,6 +100,6 @@ def learn(build: Callable[[torch.Generator], Network], objective: Callable[[Netw
         # the loop reads nothing of a batch but its device; batches of vectors pass as batches of histories do
         batches = cast(Batches, VectorBatches(vectors, batch_size=batch_size, seed=seed))
         fit(network, cast(Objective, objective), batches, steps=steps, optimization=optimization,
-            validation=Validation(measure, every=max(1, steps // 10), select="distinct"),
+            validation=Validation(measure, every=max(1, steps // 10), select="distinct", since=steps // 2),
             checkpoint=checkpoint, resume=checkpoint is not None, log=log, stage="tokenizer")
     return network

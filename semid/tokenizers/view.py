@@ -19,8 +19,12 @@ def composed(catalog: Catalog, view: View) -> np.ndarray:
     """
     if isinstance(view, str):
         return catalog.view(view)
-    parts = [catalog.view(name) for name in view]
-    return np.concatenate([part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts], axis=1)
+    return np.concatenate([unit(catalog.view(name)) for name in view], axis=1)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return the rows of float32 [N, D] at length 1; rows of zeros stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def view_name(view: View) -> str:

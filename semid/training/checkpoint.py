@@ -43,6 +43,18 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {"progress": json.dumps(progress)}))
 
 
+def time_spent(path: Path) -> tuple[float, float]:
+    """Return (seconds, processor seconds) of the training that a checkpoint goes on with; zeros for a file that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return 0.0, 0.0
+    return progress["seconds"], progress["cpu_seconds"]
+
+
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
     """Restore what `save_checkpoint` wrote, random state included. Raises `RunError` if the file doesn't fit the model."""
     from safetensors import SafetensorError, safe_open

@@ -73,15 +73,18 @@ def pace(batches: Batches, *, epochs: int, least: int, look_every: int, patience
 
 @dataclass(frozen=True)
 class Validation:
-    """When to look, and what decides. measure() returns named numbers; `select` (higher is better) picks the kept weights.
+    """When to look, and what decides. measure() returns named numbers; `select` (higher is better) picks the kept weights, the last
+    ones where there is nothing to measure on (no number).
 
-    every: steps between looks. patience: looks without a better value before training stops; None = never.
+    every: steps between looks; since: steps before which no look is the best. patience: looks without a better value before training
+    stops; None = never.
     """
 
     measure: Callable[[], dict[str, float]]
     every: int
     select: str = "ndcg@10"
     patience: int | None = None
+    since: int = 0
 
 
 @dataclass
@@ -181,12 +184,16 @@ def _look(model: nn.Module, validation: Validation, state: Checkpoint, log: Log,
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         measured = validation.measure()
     model.train()
+    if not measured:
+        if state.step == steps:
+            log.write(stage, note="no validation case: the last weights are kept")
+        return
     if validation.select not in measured:
         raise ConfigError(f"validation: want the metric {validation.select!r} among {sorted(measured)}")
     value = measured[validation.select]
     state.history.append({"step": state.step, **measured})
     log.write(stage, step=state.step, steps=steps, valid=measured, seconds=round(state.seconds, 1))
-    if value > state.best_value:
+    if value > state.best_value and state.step >= validation.since:
         state.best_value, state.best_step = value, state.step
         state.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     looks_since = sum(1 for look in state.history if look["step"] > state.best_step)

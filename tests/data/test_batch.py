@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from semid.data.batch import NeighbourTargets, SequenceBatches, TargetBatches, case_batches, history_batch, latest
+from semid.errors import DataError
 from semid.types import IdMap, Interactions, Protocol
 from tests.toyworld.world import walk
 
@@ -133,3 +135,11 @@ def test_an_owned_item_is_never_a_redrawn_target():
 def test_redrawn_targets_are_a_function_of_the_step():
     assert (soft(64.0).at(5).target == soft(64.0).at(5).target).all()
     assert (soft(64.0).at(5).target != soft(64.0).at(6).target).any()
+
+
+@pytest.mark.parametrize("batches", [lambda train: SequenceBatches(train, max_length=8, tokens=64, seed=0),
+                                     lambda train: TargetBatches(train, max_length=8, batch_size=4, seed=0)])
+def test_a_log_in_which_nobody_has_two_events_is_one_clear_message(batches):
+    train = events()
+    with pytest.raises(DataError, match="want users with at least two training events, got none"):
+        batches(train.take(train.offsets[:-1]))

@@ -215,3 +215,9 @@ def test_equal_events_count_as_often_as_they_are_there():
     assert held_back(cut(equal), cut(equal, shuffle_ties=1)) == (0, 0)
     differing = make([[0, 1, 2, 3, 4, 5]], [[5] * 6])
     assert sum(held_back(cut(differing), cut(differing, shuffle_ties=1))) > 0
+
+
+def test_a_validation_history_of_a_random_split_ends_before_the_first_test_answer():
+    s = cut(make([[1, 2, 3, 4, 5]], splits=[[TRAIN, TEST, TRAIN, VALID, TEST]]), split="column")
+    assert asked(s, s.valid) == [(0, [1], [4])]
+    assert asked(s, s.test) == [(0, [1], [2, 5])]

@@ -33,3 +33,15 @@ def test_seen_items_are_never_drawn_and_draws_repeat_where_beams_do_not():
     distinct = lambda items: sum(len(row.unique()) for row in items) / items.numel()
     assert distinct(drawn) < 1
     assert distinct(beam_search(model, batch, tree, beams=16).item) == 1
+
+
+def test_items_that_share_a_code_share_its_probability():
+    model, batch = generator("causal"), one_target_each(2)
+    codes = model.codes[:-1].short().numpy().copy()
+    codes[1] = codes[2] = codes[0]
+    tree, alone = CodeTree.build(SemanticIds(codes, (4, 5, 6))), CodeTree.build(SemanticIds(codes[2:], (4, 5, 6)))
+    wanted = exhaustive(model, batch, alone, normalise="children").exp().detach()
+    torch.manual_seed(0)
+    drawn = (sample(model, batch, tree, draws=20_000) - 2).clamp_min(0)
+    share = torch.stack([torch.bincount(row, minlength=len(alone)) for row in drawn]) / 20_000
+    assert (share - wanted).abs().max() < 5 * (wanted.max() / 20_000).sqrt()

@@ -209,6 +209,13 @@ def test_a_recommender_that_breaks_its_contract_is_named(data, edit, seen, messa
         run(data, Edited(edit), seen=seen)
 
 
+def test_what_was_cut_from_a_history_must_not_be_shown_either(data):
+    """`Table` hides what it reads, here the last item alone."""
+    short = split(events(), data.catalog, Protocol(max_history=1))
+    with pytest.raises(DataError, match="no item of the history"):
+        run(short, Table(np.arange(N)), seen="remove")
+
+
 def test_a_case_without_answer_or_with_two_is_an_error(data):
     batches = list(case_batches(data, data.test, tokens=64))
     for wrong in (batches[1:], batches + batches[:1]):

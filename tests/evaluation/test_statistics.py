@@ -108,3 +108,21 @@ def test_seeds_are_summarised_by_their_means():
 
 def test_one_seed_has_no_spread():
     assert across_seeds([np.array([0.0, 1.0])]) == AcrossSeeds(0.5, None, 1)
+
+
+def test_cases_of_one_user_count_as_one_user():
+    """Four equal cases a user say no more than one: the interval and p-value are those of the users, not half as wide."""
+    rng = np.random.default_rng(0)
+    a, b, user = rng.random(300), rng.random(300), np.arange(300)
+    often, several = np.repeat(a, 4), np.repeat(user, 4)
+    low, high = bootstrap(often, user=several, samples=4000)
+    wanted = np.subtract(*bootstrap(a, samples=4000)[::-1])
+    assert high - low == pytest.approx(wanted, rel=0.06)
+    assert np.subtract(*bootstrap(often, samples=4000)[::-1]) < 0.6 * wanted
+    assert paired_permutation(often, np.repeat(b, 4), user=several) == paired_permutation(a, b, user=user) == paired_permutation(a, b)
+
+
+def test_users_of_many_cases_weigh_by_their_cases():
+    values, user = np.array([1.0, 1.0, 1.0, 0.0]), np.array([7, 7, 7, 9])
+    assert bootstrap(values, user=user) == (0.0, 1.0)
+    assert bootstrap(np.ones(4), user=user) == (1.0, 1.0)

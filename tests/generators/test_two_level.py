@@ -209,3 +209,8 @@ def test_a_search_of_several_users_finds_what_each_alone_finds(seed):
         alone = search([row])
         assert torch.equal(together.item[row], alone.item[0])
         assert torch.allclose(together.logp[row], alone.logp[0], atol=1e-5)
+
+
+def test_a_history_longer_than_the_model_reads_is_one_clear_message(model):
+    with torch.no_grad(), pytest.raises(ConfigError, match="want at most 20 items, got 21"):
+        model.user(history_batch([np.arange(21)], max_history=21))

@@ -97,3 +97,11 @@ def test_popularity_counts_training_events():
     scores = Popularity.fit(train).score(history_batch([np.array([0]), np.array([1])], max_history=5))
     np.testing.assert_array_equal(scores[0].numpy(), np.bincount(train.item, minlength=12))
     assert torch.equal(scores[0], scores[1])
+
+
+def test_items_that_nobody_took_have_no_spectral_vector_even_where_the_rank_is_low():
+    train = events()
+    few = train.take(train.item < 3)
+    vectors = spectral_vectors(few, dim=12)
+    assert not vectors[3:].any()
+    assert vectors[:3].any(axis=1).all()

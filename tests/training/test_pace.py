@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from semid.training.fit import pace
+from semid.training.fit import Optimization, Validation, fit, pace
+from semid.training.log import Log
+from semid.types import Loss
 
 
 @pytest.mark.parametrize(("steps_per_epoch", "look_every", "wanted"), [
@@ -21,3 +25,37 @@ def test_small_logs_are_read_often_enough_and_looked_at_early(steps_per_epoch: i
 
 def test_without_a_least_every_pass_is_an_epoch():
     assert pace(SimpleNamespace(steps_per_epoch=3, at=None), epochs=4, least=0, look_every=1, patience=2) == (12, 3, 2)
+
+
+@dataclass
+class Look:
+    """What validation measures, look after look."""
+
+    values: list[dict[str, float]]
+
+    def __call__(self) -> dict[str, float]:
+        return self.values.pop(0)
+
+
+def fitted(values: list[dict[str, float]], **rest: object) -> tuple[float, list[dict]]:
+    """Return the weight that is kept of a model whose weight is its step, and what the log said."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    records: list[dict] = []
+    pull = lambda model, batch: Loss(-model.weight.sum())  # a constant gradient
+    rows = SimpleNamespace(steps_per_epoch=1, at=lambda step: torch.zeros(1))
+    fit(model, pull, rows, steps=4, optimization=Optimization(learning_rate=1.0, warmup=0, schedule="constant", weight_decay=0.0),
+        validation=Validation(Look(values), every=1, **rest), log=Log(view=records.append))
+    return model.weight.item(), records
+
+
+def test_the_best_look_is_kept_and_none_before_since_counts():
+    falling = [{"ndcg@10": value} for value in (0.4, 0.3, 0.2, 0.1)]
+    assert fitted(list(falling))[0] == pytest.approx(1, abs=0.01)
+    assert fitted(list(falling), since=3)[0] == pytest.approx(3, abs=0.01)
+
+
+def test_without_a_validation_case_the_last_weights_are_kept_and_the_log_says_so():
+    weight, records = fitted([{}] * 4, patience=1)
+    assert weight == pytest.approx(4, abs=0.01)
+    assert [record["note"] for record in records if "note" in record] == ["no validation case: the last weights are kept"]
