@@ -22,8 +22,11 @@ KNOWS_NO_ORDER = {"popularity": 0.0, "ease": 0.3, "lightgcn": 0.3, "ngcf": 0.3, 
 """Floors of systems that cannot know the direction of the walk; all others must nearly always be right."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in ("minionerec", "rere") else name
-                                  for name in recipe_names()])  # language models take a quarter of a minute
+SLOW = ("minionerec", "rere", "colarec", "discrec", "mmgrec", "onerec")
+"""Systems whose training takes ten seconds or more; `test_same_seed_gives_the_same_bits` trains all for a few steps."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in recipe_names()])
 def test_recipe_finds_the_known_successor(name, tmp_path):
     world = walk()
     module, _ = find_recipe(name)
