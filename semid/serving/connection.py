@@ -20,13 +20,14 @@ LARGEST_HEAD = 65_536
 """Bytes of a request's line and headers, beyond the first read."""
 
 
-def turned_away(room: Room) -> bytes:
-    """Return the whole answer to a request that finds no room."""
+def turned_away(room: Room, method: bytes) -> bytes:
+    """Return the whole answer to a request that finds no room; one of HEAD has no body."""
     trace = uuid.uuid4().hex
     body = json.dumps({"error": busy(room), "trace_id": trace}).encode()
     headers = [*ALWAYS, (b"content-type", b"application/json"), (b"retry-after", b"1"), (b"x-trace-id", trace.encode()),
                (b"content-length", b"%d" % len(body))]
-    return b"HTTP/1.1 429 Too Many Requests\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n" + body
+    return b"HTTP/1.1 429 Too Many Requests\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n" + (
+        b"" if method == b"HEAD" else body)
 
 
 def impatient(limits: Limits, room: Room, metrics: Metrics) -> type[HttpToolsProtocol]:
@@ -67,11 +68,12 @@ def impatient(limits: Limits, room: Room, metrics: Metrics) -> type[HttpToolsPro
 
         def on_headers_complete(self) -> None:
             self.in_head = False
+            assert self.parser is not None, "it is reading"
             is_idle = self.cycle is None or self.cycle.response_complete
             self.is_turned_away = is_idle and not self.url.startswith(watching) and room.refuses()
             if self.is_turned_away:
                 turned_away_count.inc()
-                self.transport.write(turned_away(room))
+                self.transport.write(turned_away(room, self.parser.get_method()))
             else:
                 super().on_headers_complete()
 

@@ -52,6 +52,10 @@ class StoreError(SemidError):
 class Store(Protocol):
     """Histories and feedback. Called from one event loop."""
 
+    async def open(self) -> None:
+        """Make sure, before anything is stored, that what is acknowledged will be on disk. Raises `StoreError`."""
+        ...
+
     async def append(self, events: Sequence[Event]) -> list[bool]:
         """Store all events or none; return once they are on disk. False: the key was known, nothing was added for it.
 

@@ -1,7 +1,7 @@
 """Histories and feedback in Redis, for several servers on several machines. The same contract as `sqlite_store`.
 
 Acknowledged means on disk here too, so the Redis server must run with `appendonly yes` and `appendfsync always` (it answers after
-the flush, one for all clients that wait); anything less is refused when the store opens. A script makes each append atomic.
+the flush, one for all clients that wait); anything less is refused by `open`. A script makes each append atomic.
 
 Keys, all under `semid:`: key:KEY -> event; history:USER -> sorted set of "place:item" by time; trace:TRACE -> list of events;
 events, impressions -> streams, in the order of arrival.
@@ -67,13 +67,17 @@ class RedisStore:
         self._script = self._redis.register_script(APPEND)
         self._waiting = waiting
         self._writes: set[asyncio.Task] = set()
-        self._is_checked = False
+
+    async def open(self) -> None:
+        settings = await self._ask(self._redis.config_get("appendonly", "appendfsync"))
+        if settings != {"appendonly": "yes", "appendfsync": "always"}:
+            raise StoreError("Redis: want appendonly yes and appendfsync always, so that an acknowledged event is on disk, "
+                             f"got {settings}; set both in redis.conf, or keep histories in a file (--store FILE)")
 
     async def append(self, events: Sequence[Event]) -> list[bool]:
         check_keys(events)
         if not events:
             return []
-        await self._check()
         new = await self._ask(self._script(args=[json.dumps(asdict(event), ensure_ascii=False) for event in events]))
         if new[0] == -1:
             raise KeyConflict(events[new[1] - 1])
@@ -108,16 +112,6 @@ class RedisStore:
         if self._writes:
             await asyncio.wait(self._writes)
         await self._redis.aclose()
-
-    async def _check(self) -> None:
-        """Make sure, once, that an answer of this server means that the data are on disk."""
-        if self._is_checked:
-            return
-        settings = await self._ask(self._redis.config_get("appendonly", "appendfsync"))
-        if settings != {"appendonly": "yes", "appendfsync": "always"}:
-            raise StoreError("Redis: want appendonly yes and appendfsync always, so that an acknowledged event is on disk, "
-                             f"got {settings}; set both in redis.conf, or keep histories in a file (--store FILE)")
-        self._is_checked = True
 
     async def _ask(self, command: Any) -> Any:
         from redis.exceptions import RedisError

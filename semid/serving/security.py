@@ -20,12 +20,10 @@ from semid.errors import ConfigError
 
 SHORTEST_KEY = 16
 VARIABLE = "SEMID_KEY"
-HERE = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Names under which a server without a key answers."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
+    """Whether only this machine can reach a server bound to `host`; a server without a key answers to these names alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -67,7 +65,7 @@ class Guard:
         """Return a status and the reason, or None where the request may pass. headers: by lower-case name."""
         if self._digest is None:
             name = _name(headers.get(b"host", b""))
-            if name in HERE:
+            if is_loopback(name):
                 return None
             return 403, f"Host {name!r}: this server has no key, so it answers this machine alone; ask http://127.0.0.1:PORT"
         if hmac.compare_digest(_digest(_given(headers.get(b"authorization", b""))), self._digest):

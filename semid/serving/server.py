@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from semid.errors import ConfigError
+from semid.errors import ConfigError, SemidError
 from semid.serving import logs
 from semid.serving.app import create_app
 from semid.serving.connection import impatient
@@ -27,7 +27,7 @@ from semid.serving.contract import Request
 from semid.serving.histories import open_store
 from semid.serving.limits import Limits
 from semid.serving.metrics import Metrics
-from semid.serving.security import Guard, check_bind, is_loopback
+from semid.serving.security import Guard, check_bind
 from semid.serving.service import Service
 
 if TYPE_CHECKING:
@@ -60,11 +60,10 @@ def serve(engine: Engine, folder: Path, *, host: str, port: int, key: str | None
                             timeout_keep_alive=30, timeout_graceful_shutdown=FLUSH_SECONDS)
     address = listener.getsockname()
     name = f"[{address[0]}]" if ":" in address[0] else address[0]
-    started(f"http://{'127.0.0.1' if is_loopback(host) and name == '127.0.0.1' else name}:{address[1]}")
     gc.collect()
     gc.freeze()  # the model and its catalogue stay: to look through them again stops all requests for a fifth of a second
     try:
-        Server(config, service, drain).run(sockets=[listener])
+        Server(config, service, drain, lambda: started(f"http://{name}:{address[1]}")).run(sockets=[listener])
     finally:
         gc.unfreeze()
 
@@ -99,15 +98,25 @@ def bind(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn's server with draining, reloading, and an exit code of 0 after a signal."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain: float):
+    def __init__(self, config: uvicorn.Config, service: Service, drain: float, told: Callable[[], None] = lambda: None):
         super().__init__(config)
-        self._service, self._drain = service, drain
+        self._service, self._drain, self._told = service, drain, told
         self._reloading: asyncio.Task | None = None
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()  # before the first signal is taken
+        await super().serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises `StoreError` for a store that may lose what it acknowledges."""
+        try:
+            await self._service.store.open()
+        except SemidError:
+            await self._service.close()
+            raise
         await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._told()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         is_second = self._service.is_draining

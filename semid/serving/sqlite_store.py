@@ -41,13 +41,15 @@ class SqliteStore:
         self._write = GroupCommit(path, waiting)
         self._read = connect(path)
 
+    async def open(self) -> None:
+        """The file was opened and its settings made when the store was."""
+
     async def append(self, events: Sequence[Event]) -> list[bool]:
         check_keys(events)
         return await asyncio.wrap_future(self._write.submit(lambda connection: [_insert(connection, event) for event in events]))
 
     async def history(self, user: str, limit: int) -> list[tuple[str, int]]:
-        rows = self._read.execute("SELECT item, time FROM events WHERE user = ? ORDER BY time DESC, place DESC LIMIT ?", (user, limit))
-        return rows.fetchall()[::-1]
+        return self._ask("SELECT item, time FROM events WHERE user = ? ORDER BY time DESC, place DESC LIMIT ?", (user, limit))[::-1]
 
     async def show(self, impression: Impression) -> None:
         row = (impression.trace, impression.to_json())
@@ -55,15 +57,21 @@ class SqliteStore:
                            ).add_done_callback(_report)
 
     async def feedback(self, after: str = "", limit: int = 1000) -> list[Feedback]:
-        shown = self._read.execute("SELECT place, trace, impression FROM impressions WHERE place > ? ORDER BY place LIMIT ?",
-                                   (int(after or 0), limit)).fetchall()
+        shown = self._ask("SELECT place, trace, impression FROM impressions WHERE place > ? ORDER BY place LIMIT ?",
+                          (int(after or 0), limit))
         query = "SELECT key, user, item, time, action, value, trace FROM events WHERE trace = ? ORDER BY place"
-        return [Feedback(str(place), Impression.from_json(text), tuple(Event(*row) for row in self._read.execute(query, (trace,))))
+        return [Feedback(str(place), Impression.from_json(text), tuple(Event(*row) for row in self._ask(query, (trace,))))
                 for place, trace, text in shown]
 
     async def close(self) -> None:
         await asyncio.to_thread(self._write.close)
         self._read.close()
+
+    def _ask(self, query: str, values: tuple) -> list[tuple]:
+        try:
+            return self._read.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be read: {error}; see that its file is whole, then send this again") from None
 
 
 def connect(path: str | Path) -> sqlite3.Connection:

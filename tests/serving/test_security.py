@@ -58,6 +58,7 @@ def test_the_key_opens_and_nothing_else_does(given: str, passes: bool):
 
 
 @pytest.mark.parametrize(("host", "passes"), [("localhost:8000", True), ("127.0.0.1", True), ("[::1]:8000", True), ("LOCALHOST", True),
+                                              ("127.0.0.2:8000", True), ("192.168.1.2:8000", False),
                                               ("evil.example:8000", False), ("", False), ("127.0.0.1.evil.example", False)])
 def test_without_a_key_another_name_is_refused(host: str, passes: bool):
     refused = Guard(None).refuses({b"host": host.encode()})

@@ -58,6 +58,7 @@ def ask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ask]:
         async def opened() -> object:
             store = open_store(where)
             try:
+                await store.open()
                 return await use(store)
             finally:
                 await store.close()
@@ -201,6 +202,17 @@ def test_a_failed_commit_says_so_to_every_writer_and_the_store_goes_on(tmp_path:
     asyncio.run(use())
 
 
+def test_a_file_that_cannot_be_read_is_one_message(tmp_path: Path):
+    async def use() -> None:
+        store = SqliteStore(tmp_path / "h.sqlite")
+        store._write._connection.execute("DROP TABLE events")
+        with pytest.raises(StoreError, match="the store cannot be read: no such table"):
+            await store.history("ann", 10)
+        await store.close()
+
+    asyncio.run(use())
+
+
 def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path):
     with pytest.raises(StoreError, match="name a file in a folder"):
         open_store(str(tmp_path / "missing" / "h.sqlite"))
@@ -218,7 +230,7 @@ def test_redis_that_may_lose_events_is_refused(redis_url: str):
             server.config_set("appendfsync", "everysec")
             try:
                 with pytest.raises(StoreError, match="appendfsync always"):
-                    await store.append([EVENT])
+                    await store.open()
             finally:
                 server.config_set("appendfsync", "always")
         await store.close()
@@ -230,7 +242,7 @@ def test_a_redis_that_is_not_there_is_one_message():
     async def use() -> None:
         store = open_store("redis://127.0.0.1:1/0")
         with pytest.raises(StoreError, match="see that the server runs"):
-            await store.append([EVENT])
+            await store.open()
         await store.close()
 
     asyncio.run(use())

@@ -15,12 +15,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from semid.errors import ConfigError
-from semid.serving.server import bind, warm
+from semid.serving.connection import turned_away
+from semid.serving.histories import StoreError
+from semid.serving.limits import Limits, Room
+from semid.serving.server import Server, bind, serve, warm
+from semid.serving.sqlite_store import SqliteStore
 from tests.serving.http.fake_engine import FakeEngine
 from tests.serving.processes import wait_for
 
@@ -104,6 +111,42 @@ def test_ctrl_c_ends_at_once_and_keeps_what_was_acknowledged(start):
     httpx.post(f"{server.address}/events", json={"events": [{"key": "1", "user": "eve", "item_id": "i1"}]}).raise_for_status()
     assert server.end(signal.SIGINT) == 0
     assert history_length(start(), "eve") == 1
+
+
+def test_a_signal_before_the_server_listens_ends_it():
+    class Early(Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            await super().startup(sockets)
+
+    async def nothing() -> None:
+        pass
+
+    service = SimpleNamespace(is_draining=False, store=SimpleNamespace(open=nothing))
+    told = []
+    server = Early(uvicorn.Config(FastAPI(), log_config=None), service, 0.0, lambda: told.append("listens"))
+    server.run(sockets=[bind("127.0.0.1", 0)])
+    assert service.is_draining
+    assert told == ["listens"]
+
+
+def test_a_store_that_may_lose_events_ends_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    async def refuse(self) -> None:
+        raise StoreError("want appendfsync always")
+
+    told = []
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(SqliteStore, "open", refuse)
+    with pytest.raises(StoreError, match="want appendfsync always"):
+        serve(FakeEngine(), tmp_path, host="127.0.0.1", port=0, key=None, store=str(tmp_path / "h.sqlite"), drain=0, limits=Limits(),
+              started=told.append)
+    assert told == []
+
+
+def test_head_is_turned_away_without_a_body():
+    room = Room(0)
+    assert turned_away(room, b"GET").partition(b"\r\n\r\n")[2].startswith(b'{"error": ')
+    assert turned_away(room, b"HEAD").partition(b"\r\n\r\n")[2] == b""
 
 
 def test_sighup_reads_the_run_folder_again_without_a_failed_request(start, tmp_path: Path):
