@@ -1,4 +1,4 @@
-"""The API's description, with examples made of the items that are served, so that each works as it stands.
+"""The API's description, with examples made of the items that are served, so that each works as it stands where the run can do it.
 
 GET /openapi.json is for programs. GET /docs is one page without scripts, with a command to paste for every route.
 """
@@ -12,6 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 from fastapi.openapi.utils import get_openapi
 
 if TYPE_CHECKING:
@@ -41,18 +42,22 @@ def openapi(app: FastAPI, service: Service) -> dict[str, Any]:
 def examples(service: Service) -> tuple[dict[tuple[str, str], Any], dict[str, Any]]:
     """Return {(method, path): body} and {parameter: value} of items that are in the catalogue now."""
     snapshot = service.engine.snapshot
-    ids = [str(id_) for id_ in snapshot.catalog.items.ids[snapshot.alive][:2]]
+    catalog = snapshot.catalog
+    ids = [str(id_) for id_ in catalog.items.ids[np.argsort(~snapshot.alive, kind="stable")[:2]]]  # removed ones where no other is left
     item = ids[0]
-    new = next(name for n in count(1) if (name := f"my-new-item-{n}") not in snapshot.catalog.items)
+    own = service.engine.item(item)["attributes"]
+    text = next((name for name in ("title", *catalog.text) if isinstance(own.get(name), str)), None)
+    new = next(name for n in count(1) if (name := f"my-new-item-{n}") not in catalog.items)
     bodies = {
         ("post", "/recommend"): {"history": ids, "k": 5},
         ("post", "/events"): {"events": [{"key": f"order-line-of-{item}", "user": USER, "item_id": item, "action": "buy"}]},
-        ("post", "/items"): {"items": [{"item_id": new, "title": "A new item"}]},
-        ("patch", "/items"): {"items": [{"item_id": item, "title": service.engine.item(item)["title"]}]},
-        ("post", "/items/remove"): {"item_ids": [new]},
+        ("post", "/items"): {"items": [{"item_id": new, **({text: "A new item"} if text else {})}]},
+        ("patch", "/items"): {"items": [{"item_id": item, **({text: own[text]} if text else {})}]},
+        ("post", "/items/remove"): {"item_ids": [new if snapshot.takes_items else item]},
         ("post", "/items/restore"): {"item_ids": [item]},
     }
-    return bodies, {"item_id": item, "item": ids[-1], "history": ids[:1], "k": 5, "by": "content"}
+    return bodies, {"item_id": item, "item": ids[-1], "history": ids[:1], "k": 5,
+                    "by": "together" if snapshot.content is None else "content"}
 
 
 def command(method: str, path: str, operation: dict[str, Any], address: str) -> str:
@@ -80,7 +85,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }} body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 pre {{ overflow-x: auto; padding: .7rem; border: 1px solid #8886; border-radius: .4rem }} h2 {{ margin: 2rem 0 .3rem; font-size: 1.05rem }}
 td, th {{ text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0 }} code {{ font-size: .92em }}
-</style><h1>{title} {version}</h1><p>{description} The commands below work as they stand; where the server was started with a key, add
+</style><h1>{title} {version}</h1><p>{description} The commands below work as they stand (to add items: where
+the run can take new ones); where the server was started with a key, add
 <code>-H "Authorization: Bearer KEY"</code>, and behind a proxy take its address. For programs:
 <a href="openapi.json">openapi.json</a>.</p>{operations}</html>"""
 

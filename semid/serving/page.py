@@ -211,7 +211,8 @@ class Page:
         past = await service.past(messages.Ask(user=wanted.user) if wanted.user else messages.Ask(history=[]))
         service.check_items("history", wanted.added)
         history = (*past.items, *wanted.added)[-limit:]
-        times = None if past.times is None or not wanted.user else (*past.times, *(int(time.time()) for _ in wanted.added))[-limit:]
+        now = max([int(time.time()), *(past.times or ())[-1:]])  # clocks of others may be ahead
+        times = None if past.times is None or not wanted.user else (*past.times, *(now for _ in wanted.added))[-limit:]
         service.check(messages.Ask(history=list(history), k=wanted.k, beams=wanted.beams, where=wanted.where))
         request = contract.Request(history, times, unknown="skip", k=wanted.k, where=wanted.where, user=wanted.user,
                                    beams=wanted.beams)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
+import semid
 from semid.serving.app import create_app
+from semid.serving.documentation import examples
 from semid.serving.engine import Engine
 from semid.serving.histories import open_store
 from semid.serving.limits import Limits
@@ -20,6 +23,7 @@ from semid.serving.metrics import Metrics
 from semid.serving.page import ASSETS, WEB, Wanted, picture_of
 from semid.serving.security import Guard
 from semid.serving.service import Service
+from tests.serving import world
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
@@ -28,7 +32,9 @@ def client_of(folder: Path, store: Path, beside: Path | None = None) -> TestClie
     engine = Engine.open(folder)
     service = Service(engine, open_store(str(store)), limits=Limits(max_seconds=60), metrics=Metrics(), folder=folder,
                       beside=None if beside is None else Engine.open(beside))
-    return TestClient(create_app(service, Guard(None)), base_url="http://127.0.0.1")
+    client = TestClient(create_app(service, Guard(None)), base_url="http://127.0.0.1")
+    client.app_service = service
+    return client
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,26 @@ def test_stored_events_are_in_the_history_and_the_page_stores_and_logs_nothing(r
         return found
 
     assert len(asyncio.run(read())) == 1, "the API's answer alone was shown to a user"
+
+
+def test_a_stored_event_of_a_clock_ahead_is_followed_by_what_is_added(client: TestClient):
+    event = {"key": "ahead", "user": "ida", "item_id": "i6", "time": int(time.time()) + 3600}
+    client.post("/events", json={"events": [event]}).raise_for_status()
+    assert len(added_by(shown(client, "/?user=ida&add=i12"), 1)) == 10
+
+
+def test_the_examples_of_the_docs_work_for_a_run_of_events_alone_with_all_items_removed(tmp_path: Path):
+    settings = {"decay": "[0.5]", "backward": "[0.5]", "norm": "[0.5]"}
+    folder = semid.train("item_knn", semid.read(world.events()), out=tmp_path / "run", settings=settings).folder
+    with client_of(folder, tmp_path / "h.sqlite") as client:
+        for _ in range(2):
+            assert client.get("/docs").status_code == 200
+            bodies, values = examples(client.app_service)
+            for (method, path), body in bodies.items():
+                answer = client.request(method, path, json=body)
+                assert answer.status_code == 200 or (path == "/items" and method == "post"), (path, answer.text)
+            assert client.get(f"/items/{values['item_id']}/similar", params={"by": values["by"]}).status_code == 200
+            client.post("/items/remove", json={"item_ids": client.app_service.engine.snapshot.catalog.items.ids.tolist()})
 
 
 def test_the_address_says_everything_and_reads_back():
