@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import torch
 
 from semid.encoders.content import text_encoder
 from semid.encoders.text import item_texts, text_fields
-from semid.errors import DataError, RunError
+from semid.errors import ConfigError, DataError
 from semid.protocols import Tokenizer
 from semid.tokenizers.view import View, composed
 from semid.types import Catalog, IdMap, SemanticIds
@@ -39,7 +39,7 @@ class Newcomers:
     width: F. text: which text vectors, see `with_text_view`. behaviour: {view: width} of what new items don't have yet, one or none; see
     `_expected`. free: codes [n, L] from (the ids that are taken, the tokenizer's codes, its distances), such as
     `collisions.nearest_free_code`. known: the run's catalogue; kept: float32 [N, F], its content as the generator has it, None where it
-    has none. is_checked: whether the encoder at hand is known to be the run's.
+    has none. is_checked: whether the encoder at hand is known to be the run's; preparing: held meanwhile.
     """
 
     tokenizer: Tokenizer
@@ -51,6 +51,7 @@ class Newcomers:
     known: Catalog
     kept: np.ndarray | None = None
     is_checked: Event = field(default_factory=Event)
+    preparing: Lock = field(default_factory=Lock)
 
     @classmethod
     def of_text(cls, tokenizer: Tokenizer, view: str, text: str, free: Free, known: Catalog) -> Newcomers:
@@ -66,8 +67,8 @@ class Newcomers:
     def encode(self) -> Callable[[Catalog], np.ndarray]:
         """Catalogue of new items to float32 [n, T]. Seconds once (weights, or axes of the known texts), then quick."""
         if self.content_width <= 0:
-            raise RunError("the codes of this run come from behaviour alone, which new items don't have; want a run trained on items "
-                           "with text, or train again with the new items")
+            raise ConfigError("the codes of this run come from behaviour alone, which new items don't have; want a run trained on items "
+                              "with text, or train again with the new items")
         return text_encoder(self.text).for_new(self.known, self._kept_text)
 
     def take_over(self, before: Newcomers | None) -> None:
@@ -90,17 +91,19 @@ class Newcomers:
         return self.view if isinstance(self.view, str) else self.view[0]
 
     def prepare(self, ids: SemanticIds) -> None:
-        """Do once what the first new item would wait for: the encoder, and whether it is the run's. Arguments and errors of `place`."""
-        if not self.is_checked.is_set():
-            self._check_encoder(ids)
-            self.is_checked.set()
+        """Do once what the first new item would wait for: the encoder, and whether it is the run's. Arguments and errors of `place`.
+        Other threads wait for the one that does it."""
+        with self.preparing:
+            if not self.is_checked.is_set():
+                self._check_encoder(ids)
+                self.is_checked.set()
 
     def place(self, new: Catalog, ids: SemanticIds) -> tuple[np.ndarray, np.ndarray]:
         """Return (codes [n, L], the content float32 [n, F]).
 
         new: items with the text fields of the run, or with a view "text" of vectors. ids: all codes so far, the run's own items
         first. Raises `DataError` where an item has nothing to
-        encode or no free code is near, `RunError` where the encoder at hand is another than the run's.
+        encode or no free code is near, `ConfigError` where the encoder at hand is another than the run's.
         """
         name = self._text_view
         if name not in new.views:
@@ -146,5 +149,5 @@ class Newcomers:
             kept = ids.codes[rows, 0]
             same = float((self.tokenizer.assign(sample.with_view(self._text_view, vectors)).codes[:, 0] == kept).mean()) > 0.9
         if not same:
-            raise RunError("the text encoder at hand is not the one this run was trained with: known items get other vectors; "
-                           "install that one (see: semid doctor), or give the new items' vectors: --view text=FILE.npy")
+            raise ConfigError("the text encoder at hand is not the one this run was trained with: known items get other vectors; "
+                              "install that one (see: semid doctor), or give the new items' vectors: --view text=FILE.npy")

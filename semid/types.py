@@ -65,10 +65,14 @@ class IdMap:
         """Return the row of one id. Raises `UnknownId` with the nearest known id."""
         found = self._rows.get(str(id_))
         if found is None:
-            near = did_you_mean(str(id_), alike(str(id_), self.ids[:50_000].tolist()))
-            raise UnknownId(f"unknown {what} {str(id_)!r}{near}: the data hold {len(self):,} {what}s, such as "
-                            + ", ".join(repr(x) for x in self.ids[:3].tolist()))
+            raise self.unknown(id_, what)
         return found
+
+    def unknown(self, id_: str, what: str = "id") -> UnknownId:
+        """Return the error for an id that isn't here, with the nearest that is."""
+        near = did_you_mean(str(id_), alike(str(id_), self.ids[:50_000].tolist()))
+        return UnknownId(f"unknown {what} {str(id_)!r}{near}: the data hold {len(self):,} {what}s, such as "
+                         + ", ".join(repr(x) for x in self.ids[:3].tolist()))
 
     def rows(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return int32 [len(ids)] row numbers; -1 for ids that are not known."""

@@ -5,7 +5,7 @@ The HTTP service, the page and the command line speak to `Engine` in these alone
     Engine.open(run_folder, *, engine="float" | "int8") -> Engine
     recommend(requests) -> [Answer]           one batch; a bad request gets its own `error`, its neighbours their lists
     similar(item_id, k, by="content" | "codes" | "together") -> [Neighbour]
-    explain(request, item_id) -> Explanation
+    explain(request, item_id) -> Explanation  explain_all(request, item_ids) -> [Explanation], the list decoded once
     history(user) -> History                  of a user in the run's own data
     add(table) / update(table) / remove(ids) / restore(ids) -> Change
     prepare()                                 load what the first add would wait for
@@ -38,7 +38,8 @@ MAX_HISTORY = 100_000
 
 @dataclass(frozen=True)
 class Rules:
-    """What to do with a list after decoding. The defaults change nothing. In this order:
+    """What to do with a list after decoding. The defaults change nothing. debias and freshness, in this order, change what an item
+    is worth; then the list is picked under the caps, and at last for diversity, under the caps again:
 
     debias: in [0, 1]; popular items lose up to so much of the spread of the scores (1: the most popular item falls from
     the top of the candidates to the level of the last).
@@ -92,7 +93,8 @@ class Answer:
     scores: the recommender's own, before any rule, in units of `scale` ("log probability", ...); they fall along the list
     unless a rule reordered it. left: how many items where, exclude, include_only and seen admit. cost: {rule: mean score
     given up by applying it, >= 0 up to ties}, in units of `scale`. note: what a person should know, such as why the list is
-    short. error: why there is no list; then everything else is empty. version: of the snapshot that answered.
+    short. error: why there is no list; then everything else is empty. version: of the snapshot that answered; model: a name of what
+    was trained.
     """
 
     item_ids: tuple[str, ...] = ()
@@ -104,6 +106,7 @@ class Answer:
     note: str = ""
     error: SemidError | None = None
     version: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True)

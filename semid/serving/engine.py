@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 
 from semid.data.batch import history_batch
-from semid.errors import ConfigError, DataError, RunError, SemidError, UnknownId
+from semid.errors import ConfigError, DataError, RunError, SemidError
 from semid.generators.two_level import TwoLevel
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
 from semid.run import Run, load
@@ -130,10 +130,14 @@ class Engine:
 
     def explain(self, request: Request, item_id: str) -> Explanation:
         """Say why an item follows the history of `request` (its k and filters are not read)."""
+        return self.explain_all(request, [item_id])[0]
+
+    def explain_all(self, request: Request, item_ids: Sequence[str]) -> list[Explanation]:
+        """`explain` for each of several items of one list."""
         serving = self._serving
         asked = self._understand(serving.snapshot, replace(request, k=1, where=None, include_only=None, exclude=(), rules=Rules()))
-        row = serving.snapshot.catalog.items.row(item_id, "item")
-        return explain(serving.snapshot, serving.recommender, asked.rows, asked.request, row, hidden=asked.hidden)
+        rows = [serving.snapshot.catalog.items.row(item_id, "item") for item_id in item_ids]
+        return explain(serving.snapshot, serving.recommender, asked.rows, asked.request, rows, hidden=asked.hidden)
 
     def history(self, user: str) -> History:
         """Return what a user of the run's own data took. Raises `UnknownId`."""
@@ -155,7 +159,7 @@ class Engine:
         """Return up to k living items whose titles hold every word of `text`, the best known first. score: share of the title."""
         snapshot = self.snapshot
         check_k(k)
-        words = text.casefold().split()
+        words = text.split()
         if not words:
             return []
         titles = pa.array(snapshot.catalog.titles)
@@ -195,7 +199,7 @@ class Engine:
         """Make new items recommendable: encode them, give them free codes, merge them into the tree. All of them or none.
 
         items: a path or table as `semid.read` takes it, with columns of the run's catalogue. views: {"text": vectors [n, T]}
-        where the run was trained with vectors of its own. On disk before it is seen. Raises `DataError`, `RunError`.
+        where the run was trained with vectors of its own. On disk before it is seen. Raises `ConfigError`, `DataError`, `RunError`.
         """
         with self._changing:
             snapshot = self.snapshot
@@ -263,6 +267,7 @@ class Engine:
         snapshot = Snapshot.of(run, version)
         for kind, table in merged(journal.read()):
             snapshot = _applied(snapshot, kind, table)
+        snapshot = replace(snapshot, version=max(version, 1 + journal.count))  # as before a restart: one a change
         return _Serving(snapshot, self._run_by(snapshot), UserStates(self.state_bytes), journal)
 
     def _run_by(self, snapshot: Snapshot) -> CodeRecommender | ItemRecommender | Fusion:
@@ -298,8 +303,7 @@ class Engine:
         notes: list[str] = []
         if (unknown := rows < 0).any():
             if request.unknown == "refuse":
-                snapshot.catalog.items.row(request.history[int(np.argmax(unknown))], "item")
-                raise UnknownId("history: an item that the catalogue doesn't hold")
+                raise snapshot.catalog.items.unknown(request.history[int(np.argmax(unknown))], "item")
             notes.append(f"{int(unknown.sum())} of {len(rows)} items of the history are not in the catalogue and were left out")
             kept = np.flatnonzero(~unknown)
             times = None if request.times is None else tuple(request.times[place] for place in kept)
@@ -386,10 +390,12 @@ class _Serving:
         if asked.left < asked.request.k:
             notes.append(f"{asked.left:,} items satisfy the rules, {asked.request.k:,} were asked for")
         elif len(chosen) < asked.request.k:
-            notes.append(f"the caps leave {len(chosen):,} items, {asked.request.k:,} were asked for")
+            what = "the caps leave" if asked.request.rules.caps else "the search found"
+            notes.append(f"{what} {len(chosen):,} items, {asked.request.k:,} were asked for")
         catalog = self.snapshot.catalog
         return Answer(tuple(catalog.items.ids[item[chosen]].tolist()), tuple(catalog.titles[row] for row in item[chosen]),
-                      tuple(score[chosen].tolist()), scale, asked.left, cost, "; ".join(notes), version=self.snapshot.version)
+                      tuple(score[chosen].tolist()), scale, asked.left, cost, "; ".join(notes), version=self.snapshot.version,
+                      model=self.snapshot.model)
 
 
 def check_k(k: object) -> None:

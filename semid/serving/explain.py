@@ -5,6 +5,8 @@ Axes: S history positions, L levels, C children of a node.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -25,11 +27,12 @@ TITLES = 5
 
 @torch.no_grad()
 def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, rows: np.ndarray,
-            request: Request, item: int, *, hidden: np.ndarray) -> Explanation:
-    """Explain item row `item` for the history of a request, whose item rows are int64 [S]. hidden: int64, items that its list leaves out.
+            request: Request, items: Sequence[int], *, hidden: np.ndarray) -> list[Explanation]:
+    """Explain item rows `items` for the history of a request, whose item rows are int64 [S]. hidden: int64, items that its list
+    leaves out.
 
-    Leave-one-out: the history is read S times more, without one of the items a model reads. Raises `ConfigError` for an empty
-    history, which has nothing to explain.
+    The list is decoded once for all. Leave-one-out: for each the history is read S times more, without one of the items a model
+    reads. Raises `ConfigError` for an empty history, which has nothing to explain.
     """
     if not len(rows):
         raise ConfigError("explain: want a history of at least one item, got none; without one the most popular items are shown")
@@ -38,24 +41,23 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
     user = snapshot.user_rows([request.user])
     rows, time = rows[-limit:], time[-limit:]
     whole = history_batch([rows], [time], user, max_history=limit)
+    whole.extra["seen"] = torch.from_numpy(hidden[None])
     code = recommender.first if isinstance(recommender, Fusion) else recommender
-    listed = _list(recommender, whole, hidden, min(RANKED, len(snapshot)))
-    place = np.flatnonzero(listed.item[0] == item)
-    target = torch.tensor([[item]])
-    score = float(recommender.score_items(whole, target)[0, 0])
-    return Explanation(
-        item_id=str(snapshot.catalog.items.ids[item]), title=snapshot.catalog.titles[item], score=score, scale=listed.scale,
-        rank=int(place[0]) + 1 if len(place) else None,
-        path=_path(snapshot, code, whole, item) if isinstance(code, CodeRecommender) else (),
-        history=_influences(snapshot, recommender, rows, time, user, item, score),
-        content=tuple(snapshot.near(item, TITLES, "content")) if snapshot.content is not None else (),
-        together=tuple(snapshot.near(item, TITLES, "together")),
-        note="; ".join(_notes(snapshot, rows, item, hidden)))
+    listed = recommender.recommend(whole, k=min(RANKED, len(snapshot)), seen="remove", allowed=snapshot.admitted(None, None).mask)
 
+    def one(item: int) -> Explanation:
+        place = np.flatnonzero(listed.item[0] == item)
+        score = float(recommender.score_items(whole, torch.tensor([[item]]))[0, 0])
+        return Explanation(
+            item_id=str(snapshot.catalog.items.ids[item]), title=snapshot.catalog.titles[item], score=score, scale=listed.scale,
+            rank=int(place[0]) + 1 if len(place) else None,
+            path=_path(snapshot, code, whole, item) if isinstance(code, CodeRecommender) else (),
+            history=_influences(snapshot, recommender, rows, time, user, item, score),
+            content=tuple(snapshot.near(item, TITLES, "content")) if snapshot.content is not None else (),
+            together=tuple(snapshot.near(item, TITLES, "together")),
+            note="; ".join(_notes(snapshot, rows, item, hidden)))
 
-def _list(recommender: CodeRecommender | ItemRecommender | Fusion, batch: Batch, hidden: np.ndarray, k: int):
-    batch.extra["seen"] = torch.from_numpy(hidden[None])
-    return recommender.recommend(batch, k=k, seen="remove")
+    return [one(item) for item in items]
 
 
 def _path(snapshot: Snapshot, code: CodeRecommender, batch: Batch, item: int) -> tuple[Level, ...]:
@@ -109,5 +111,5 @@ def _notes(snapshot: Snapshot, rows: np.ndarray, item: int, hidden: np.ndarray) 
     elif item in hidden:
         notes.append("the user has the item already, so lists leave it out")
     if item >= len(snapshot.run.catalog):
-        notes.append("the item came after training: nobody took it yet, and it has no vectors of its own")
+        notes.append("the item came after training: nobody took it yet, what is known of it comes from its content")
     return notes

@@ -5,7 +5,7 @@ Axes: n items of the table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def read_new(items: Any, known: Catalog, *, item_id: str | None = None,
 
 def conform(given: Catalog, known: Catalog) -> pa.Table:
     """Return the columns of `given` under the names and types of `known`, the id column among them."""
-    own, theirs = id_column(given), id_column(known)
+    theirs = id_column(known)
+    own = id_column(given, theirs, known.table.column_names)
     columns = {}
     for name in given.table.column_names:
         target = theirs if name == own and theirs is not None else name
@@ -56,10 +57,11 @@ def conform(given: Catalog, known: Catalog) -> pa.Table:
     return pa.table(columns)
 
 
-def id_column(catalog: Catalog) -> str | None:
-    """Return the column that holds the item ids."""
+def id_column(catalog: Catalog, likely: str | None = None, others: Sequence[str] = ()) -> str | None:
+    """Return the column that holds the item ids. Where titles are ids too: `likely` if it holds them, or one that isn't among `others`."""
     ids = catalog.items.ids.tolist()
     text = [f.name for f in catalog.table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    text.sort(key=lambda name: (name != likely, name in others))
     return next((name for name in text if catalog.table[name].to_pylist() == ids), None)
 
 

@@ -54,9 +54,11 @@ class Journal:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.link(temporary, path)  # unlike a rename, it fails where the file is there already
-            entry = os.open(self.folder, os.O_RDONLY)
-            os.fsync(entry)
-            os.close(entry)
+            try:
+                _flush(self.folder)
+            except OSError:
+                path.unlink()
+                raise
         except FileExistsError:
             raise RunError(f"{path}: another process changed this run meanwhile; open it again and repeat the change") from None
         except OSError as error:
@@ -67,6 +69,15 @@ class Journal:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.parquet"
+
+
+def _flush(folder: Path) -> None:
+    """Make the names in a folder last."""
+    entry = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
 
 
 def merged(changes: Iterable[tuple[Kind, pa.Table]]) -> list[tuple[Kind, pa.Table]]:

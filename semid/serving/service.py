@@ -7,15 +7,15 @@ acknowledged event wrote.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import reprlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pyarrow as pa
@@ -54,8 +54,8 @@ class Past:
 
 
 class Service:
-    """One engine, one store, one batcher. folder: the run's, whose manifest names the model in the log of impressions. beside:
-    another run's engine, which the page shows next to it."""
+    """One engine, one store, one batcher. folder: the run's, for reloading. beside: another run's engine, which the page shows
+    next to it."""
 
     def __init__(self, engine: Engine, store: Store, *, limits: Limits, metrics: Metrics, folder: Path, beside: Engine | None = None):
         self.engine, self.store, self.limits, self.metrics, self.beside = engine, store, limits, metrics, beside
@@ -65,13 +65,12 @@ class Service:
         self._batcher = Batcher(engine.recommend, largest=limits.max_batch, observe=metrics.batches.observe)
         self._asides = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="change")
-        self._model = model_name(folder)
         self._show_version()
-        self._preparing = self._changes.submit(self._prepare)
+        self._preparing = self._prepare()
 
     def wait_for_preparation(self, seconds: float) -> None:
         """Return when new items can come, after `seconds` at the latest: the rest of the preparation goes on beside the questions."""
-        wait([self._preparing], seconds)
+        self._preparing.join(seconds)
 
     async def close(self) -> None:
         """Answer what was asked, write what waits, then close."""
@@ -93,9 +92,10 @@ class Service:
         answer = await self.answer(request)
         items = [messages.Recommended(item_id=item, title=title, score=score)
                  for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
-        for item in items if ask.explain else []:
-            item.why = await self._why(request, item.item_id)
-        await self.store.show(Impression(trace, ask.user, int(time.time()), f"{self._model}.{answer.version}", TOP_K, answer.item_ids,
+        if ask.explain and items:
+            for item, why in zip(items, await self._why(request, answer.item_ids), strict=True):
+                item.why = why
+        await self.store.show(Impression(trace, ask.user, int(time.time()), f"{answer.model}.{answer.version}", TOP_K, answer.item_ids,
                                          answer.scores, (1.0,) * len(items)))
         notes = [answer.note] if answer.note else []
         if not past.is_known:
@@ -108,7 +108,8 @@ class Service:
         """Answer one question that was checked, without a log. Raises `SemidError`."""
         if request.where is not None:  # a condition that is slow or wrong stays out of the batch, whose others would wait for it
             snapshot = self.engine.snapshot
-            await self.aside(lambda: snapshot.admitted(request.where, request.include_only))
+            if snapshot.remembered(request.where, request.include_only) is None:
+                await self.aside(lambda: snapshot.admitted(request.where, request.include_only))
         answer = await self._batcher.ask(request)
         if answer.error is not None:
             raise answer.error
@@ -120,10 +121,11 @@ class Service:
         past = await self.past(ask)
         request = contract.Request(history=past.items, times=past.times, unknown="refuse" if ask.user is None else "skip",
                                    user=ask.user)
-        return await self._why(request, item)
+        [why] = await self._why(request, [item])
+        return why
 
-    async def _why(self, request: contract.Request, item: str) -> messages.Why:
-        return messages.Why.model_validate(asdict(await self.aside(lambda: self.engine.explain(request, item))))
+    async def _why(self, request: contract.Request, items: Sequence[str]) -> list[messages.Why]:
+        return [messages.Why.model_validate(asdict(each)) for each in await self.aside(lambda: self.engine.explain_all(request, items))]
 
     async def similar(self, item: str, k: int, by: By) -> list[messages.Near]:
         self.limits.check_number("k", k, self.limits.max_k)
@@ -201,17 +203,22 @@ class Service:
         """Read the run folder again, as it is now, and answer from it. What is under way ends with what it began with."""
         def read_again() -> None:
             self.engine.swap(self._folder)
-            self._model = model_name(self._folder)
-            self._changes.submit(self._prepare)  # before any change that comes later
+            self._preparing = self._prepare()
 
         await self._change("reload", read_again)
 
-    def _prepare(self) -> None:
-        """Load what new items need beside the questions, so that the first one doesn't wait for it."""
-        try:
-            self.engine.prepare()
-        except SemidError as error:  # whoever adds an item is told; questions need none of it
-            log.info("new items", extra={FIELDS: {"refused": str(error)}})
+    def _prepare(self) -> Thread:
+        """Load what new items need, so that the first one doesn't wait for it. It takes minutes for large catalogues, so neither
+        questions nor other changes wait for it, nor the end of the process."""
+        def run() -> None:
+            try:
+                self.engine.prepare()
+            except SemidError as error:  # whoever adds an item is told; nobody else needs any of it
+                log.info("new items", extra={FIELDS: {"refused": str(error)}})
+
+        thread = Thread(target=run, name="prepare", daemon=True)
+        thread.start()
+        return thread
 
     def _table(self, rows: list[dict]) -> pa.Table:
         self.limits.check_size("items", rows, self.limits.max_items)
@@ -262,7 +269,7 @@ def joined(trained: contract.History, stored: Sequence[tuple[str, int]], limit: 
 def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
     """Return items as a table with the columns they name, typed as the catalogue's. Raises `DataError`.
 
-    Whole numbers become text where the column is text: ids are often numbers in a shop's database.
+    Whole numbers become text where the column is text: ids are often numbers in a shop's database. Dates and times come as ISO text.
     """
     known = {field.name: field for field in schema} | ({} if ID in schema.names else {ID: pa.field(ID, pa.string())})
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -278,24 +285,42 @@ def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
         if pa.types.is_string(kind):
             values = [str(value) if type(value) is int else value for value in values]
         try:
-            if misfits := [value for value in values if value is not None and not _fits(value, kind)]:
+            if misfits := [value for value in values if not _fits(value, kind)]:
                 raise ValueError(reprlib.repr(misfits[0]))
-            columns[name] = pa.array(values, kind)
+            columns[name] = pa.array(values, _sent(kind)).cast(kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"items, column {name!r}: want {kind}, got {str(error).splitlines()[0][:200]}") from None
+            iso = "" if _sent(kind) == kind else " as ISO text"
+            raise DataError(f"items, column {name!r}: want {kind}{iso}, got {str(error).splitlines()[0][:200]}") from None
     return pa.table(columns)
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
-    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers. And numbers without end."""
-    if isinstance(value, float) and (not math.isfinite(value) or (pa.types.is_integer(kind) and not value.is_integer())):
-        return False
-    return isinstance(value, list) == (pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970. And
+    numbers without end."""
+    if value is None:
+        return True
+    if _is_list(kind):
+        return isinstance(value, list) and all(_fits(each, kind.value_type) for each in value)
+    if _is_moment(kind):
+        return isinstance(value, str)
+    if isinstance(value, float):
+        return math.isfinite(value) and (not pa.types.is_integer(kind) or value.is_integer())
+    return not isinstance(value, list)
 
 
-def model_name(folder: Path) -> str:
-    """Name the trained model by the hash of its manifest, which lists the hash of every file."""
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:12]
+def _sent(kind: pa.DataType) -> pa.DataType:
+    """The type a column has on the way here: JSON has no dates."""
+    if _is_list(kind) and _is_moment(kind.value_type):
+        return pa.list_(pa.string())
+    return pa.string() if _is_moment(kind) else kind
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
 
 
 def near(neighbours: Sequence[contract.Neighbour]) -> list[messages.Near]:

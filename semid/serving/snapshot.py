@@ -7,6 +7,8 @@ Axes: N items (removed ones keep their rows), L levels, F width of what a genera
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from semid.data.where import matches
-from semid.errors import ConfigError, RunError
+from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.newcomers import Newcomers
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
@@ -30,7 +32,12 @@ from semid.tree import Constraint
 from semid.types import Catalog, IdMap
 
 RULE_BYTES = 256 << 20
-"""What masks of predicates may take."""
+"""What masks of predicates, and the predicates, may take."""
+
+
+def model_name(folder: Path) -> str:
+    """Name the trained model by the hash of its manifest, which lists the hash of every file."""
+    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ class Admitted:
 class Snapshot:
     """run: as it was trained. catalog, recommender: over N items, those of the run first. alive: bool [N], False = removed.
     popularity: int64 [N], training events; 0 of items added later. newcomers: how new items get codes, None = they can't.
-    together: who took what, in training. rules: masks by predicate, of this snapshot alone, so that a change of the attributes
-    forgets them."""
+    together: who took what, in training. model: a name of what was trained. rules: masks by predicate, of this snapshot alone, so
+    that a change of the attributes forgets them."""
 
     run: Run
     catalog: Catalog
@@ -56,6 +63,7 @@ class Snapshot:
     popularity: np.ndarray
     newcomers: Newcomers | None
     together: Together
+    model: str
     version: int
     rules: Recent[Admitted] = field(default_factory=lambda: Recent[Admitted](RULE_BYTES))
 
@@ -67,7 +75,7 @@ class Snapshot:
         has_tokenizer = (run.folder / "tokenizer.safetensors").exists()  # not where the codes were published ones
         newcomers = takes_items(run.config, run.catalog, run.folder) if takes_items is not None and has_tokenizer else None
         return cls(run, run.catalog, run.recommender, np.ones(len(run.catalog), bool), run.split.train.counts, newcomers,
-                   Together(run.split.train), version)
+                   Together(run.split.train), model_name(run.folder), version)
 
     def __len__(self) -> int:
         return len(self.catalog)
@@ -80,6 +88,11 @@ class Snapshot:
     def recipe_takes_items(self) -> bool:
         """Whether the recipe knows how to give codes to new items, where it made the codes itself."""
         return _newcomers_of(self.run) is not None
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether new items can come; `Engine.add` says why not."""
+        return self.codes is not None and self.newcomers is not None
 
     @property
     def codes(self) -> CodeRecommender | None:
@@ -111,13 +124,16 @@ class Snapshot:
         """int64 [N]: item rows, the most taken first, ties to the lower row."""
         return np.argsort(-self.popularity, kind="stable")
 
+    def remembered(self, where: str | None, only: Sequence[str] | None) -> Admitted | None:
+        """Return what `admitted` returned for the same, None where it isn't kept."""
+        return self.rules.get(_key(where, only))
+
     def admitted(self, where: str | None, only: Sequence[str] | None) -> Admitted:
         """Return the living items that satisfy `where` and are among the ids `only`; kept for the next time.
 
         Raises `DataError` for a condition that cannot be asked.
         """
-        key = where, None if only is None else tuple(only)
-        if (known := self.rules.get(key)) is not None:
+        if (known := self.remembered(where, only)) is not None:
             return known
         mask = self.alive.copy()
         if only is not None:
@@ -133,16 +149,16 @@ class Snapshot:
             constraint = None if self.codes is None else self.codes.tree.allow(mask)
             found = Admitted(mask, constraint, int(mask.sum()))
         size = len(mask) + (0 if found.constraint is None else sum(cum.nbytes for cum in found.constraint.cum))
-        self.rules.put(key, found, size)
+        self.rules.put(_key(where, only), found, size + sum(map(sys.getsizeof, [where, only, *(only or ())])))
         return found
 
     def near(self, row: int, k: int, by: Literal["content", "codes", "together"]) -> list[Neighbour]:
-        """Return up to k living items near one, itself left out. Raises `RunError` where the run has no such nearness."""
+        """Return up to k living items near one, itself left out. Raises `ConfigError` where the run has no such nearness."""
         if by == "together":
             rows, score = self.together.near(row)
         elif by == "codes":
             if self.codes is None:
-                raise RunError(f"similar by codes: recipe {self.run.recipe!r} has no codes; want by together")
+                raise ConfigError(f"similar by codes: recipe {self.run.recipe!r} has no codes; want by together")
             codes = self.codes.ids.codes
             score = np.logical_and.accumulate(codes == codes[row], axis=1).mean(axis=1)
             rows = np.flatnonzero(score > 0)
@@ -150,8 +166,8 @@ class Snapshot:
         elif by == "content":
             content = self.content
             if content is None:
-                raise RunError(f"similar by content: this run of recipe {self.run.recipe!r} keeps no content vectors; "
-                               "want by codes or by together")
+                raise ConfigError(f"similar by content: this run of recipe {self.run.recipe!r} keeps no content vectors; "
+                                  f"want by {'together' if self.codes is None else 'codes or by together'}")
             score = (content @ content[row]).numpy()
             rows = np.arange(len(self))
         else:
@@ -200,6 +216,10 @@ class Snapshot:
 
     def _next(self) -> Snapshot:
         return replace(self, version=self.version + 1, rules=Recent[Admitted](RULE_BYTES))
+
+
+def _key(where: str | None, only: Sequence[str] | None) -> tuple[str | None, tuple[str, ...] | None]:
+    return where, None if only is None else tuple(only)
 
 
 def _newcomers_of(run: Run) -> Callable[[Any, Catalog, Path], Newcomers | None] | None:

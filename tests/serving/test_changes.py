@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +16,9 @@ import pytest
 import semid
 from semid import cli
 from semid.errors import ConfigError, DataError, RunError, UnknownId
+from semid.newcomers import Newcomers
 from semid.run import load
+from semid.serving import journal
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
 from semid.serving.journal import Journal, merged
@@ -84,6 +89,9 @@ def test_many_changes_in_any_order_are_few_when_read_again(copied):
     assert [(kind, len(table)) for kind, table in merged(Journal(copied).read())] == [
         ("add", 12), ("update", 12), ("remove", 6), ("restore", 6)]
     again = Engine.open(copied)
+    assert again.snapshot.version == engine.snapshot.version == 25
+    again.swap(copied)
+    assert again.snapshot.version == 26
     assert again.snapshot.catalog.table.equals(engine.snapshot.catalog.table)
     assert np.array_equal(again.snapshot.alive, engine.snapshot.alive)
     assert np.array_equal(again.snapshot.codes.ids.codes, engine.snapshot.codes.ids.codes)
@@ -186,6 +194,41 @@ def test_what_new_items_need_is_loaded_ahead(copied):
     assert engine.snapshot.newcomers.encode is encode
 
 
+def test_an_item_that_comes_meanwhile_waits_for_the_same_encoder(copied, monkeypatch):
+    engine, checked, begun, go_on = Engine.open(copied), [], Event(), Event()
+    original = Newcomers._check_encoder
+    monkeypatch.setattr(Newcomers, "_check_encoder", lambda self, ids: (
+        checked.append(1), begun.set(), go_on.wait(30), original(self, ids)))
+    with ThreadPoolExecutor(2) as threads:
+        preparing = threads.submit(engine.prepare)
+        begun.wait(30)
+        adding = threads.submit(engine.add, world.items(NEW))
+        assert not adding.done()
+        go_on.set()
+        preparing.result(30)
+        assert adding.result(30).count == 6
+    assert checked == [1]
+
+
+def test_titles_that_are_ids_too_are_kept(copied):
+    engine = Engine.open(copied)
+    engine.update({"title": ["i3"], "item_id": ["i3"]})
+    assert engine.item("i3")["title"] == "i3"
+    assert engine.add({"title": ["lamp"], "item_id": ["lamp"]}).count == 1
+    assert engine.item("lamp")["attributes"]["title"] == "lamp"
+
+
+def test_a_change_whose_name_may_not_last_is_taken_back(copied, monkeypatch):
+    engine, open_files = Engine.open(copied), len(os.listdir("/dev/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_flush", lambda folder: os.stat(folder / "no such file"))
+        with pytest.raises(RunError, match="nothing was changed"):
+            engine.remove(["i1"])
+    assert list((copied / "changes").iterdir()) == []
+    assert engine.remove(["i1"]).version == 2
+    assert len(os.listdir("/dev/fd")) == open_files
+
+
 def test_a_run_that_is_read_again_keeps_the_encoder_of_its_items(copied, tmp_path):
     engine = Engine.open(copied)
     engine.prepare()
@@ -209,7 +252,7 @@ def test_another_encoder_than_the_runs_is_found_out(copied):
     engine = Engine.open(copied)
     newcomers = engine.snapshot.newcomers
     newcomers.__dict__["encode"] = lambda catalog: np.eye(len(catalog), newcomers.content_width, dtype=np.float32)
-    with pytest.raises(RunError, match="not the one this run was trained with"):
+    with pytest.raises(ConfigError, match="not the one this run was trained with"):
         engine.add(world.items(NEW))
 
 

@@ -17,6 +17,7 @@ from semid.errors import ConfigError, DataError, SemidError, UnknownId
 from semid.serving import snapshot
 from semid.serving.contract import Answer, Request, Rules
 from semid.serving.engine import Engine
+from semid.serving.recent import Recent
 from tests.serving import world
 
 HISTORY = ("i6", "i12", "i0")
@@ -71,6 +72,14 @@ def test_a_condition_is_asked_of_the_catalogue_once(run_folder, monkeypatch):
     for where in ("price < 3", "price < 4", "price < 3"):
         engine.recommend([Request(HISTORY, where=where), Request(HISTORY[:1], where=where)])
     assert asked == ["price < 3", "price < 4"]
+
+
+def test_the_memory_of_rules_counts_the_ids_that_were_asked_for(engine):
+    snapshot = replace(engine.snapshot, rules=Recent(10_000))
+    for first in range(300):
+        snapshot.admitted(None, [f"{first} {'x' * 1000}", "i1"])
+    assert snapshot.remembered(None, [f"299 {'x' * 1000}", "i1"]) is not None
+    assert 0 < len(snapshot.rules) < 10
 
 
 def test_too_few_items_are_returned_and_said(engine):
@@ -217,6 +226,26 @@ def test_search_finds_titles_with_every_word_best_known_first(engine):
     counts = engine.snapshot.popularity
     assert found == [f"i{row}" for row in sorted((16, 40), key=lambda row: (-counts[row], row))]
     assert engine.search("", 3) == []
+
+
+def test_search_finds_letters_that_fold_into_two(copied):
+    engine = Engine.open(copied)
+    engine.update({"item_id": ["i9"], "title": ["Große Straße"]})
+    for text in ("Straße", "große", "STRAßE gro"):
+        assert [near.item_id for near in engine.search(text)] == ["i9"]
+
+
+def test_a_nearness_that_a_run_lacks_is_a_mistake_of_the_question(knn_folder):
+    engine = Engine.open(knn_folder)
+    for by in ("content", "codes"):
+        with pytest.raises(ConfigError, match=f"similar by {by}: .*; want by together$"):
+            engine.similar("i8", by=by)
+
+
+def test_a_short_list_blames_caps_only_where_there_are_any(engine):
+    serving = engine._serving
+    asked = engine._understand(engine.snapshot, WIDE)
+    assert serving.finish(asked, np.array([1, 2]), np.array([-1.0, -2.0]), "").note == "the search found 2 items, 20 were asked for"
 
 
 def test_columns_say_what_where_may_ask(engine):

@@ -10,6 +10,7 @@ import torch
 
 from semid.data.batch import history_batch
 from semid.errors import ConfigError, UnknownId
+from semid.recommenders import CodeRecommender
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
 from tests.serving import world
@@ -55,11 +56,22 @@ def test_what_the_user_has_and_what_was_removed_is_said(copied):
     assert "has the item already" in engine.explain(REQUEST, "i6").note
     engine.remove(["i18"])
     assert "was removed" in engine.explain(REQUEST, "i18").note
+    assert engine.explain(REQUEST, "i18").rank is None
+    [answer] = engine.recommend([Request(REQUEST.history, REQUEST.times, k=56, beams=60)])
+    assert [found.rank for found in engine.explain_all(REQUEST, answer.item_ids)] == list(range(1, 57))
     engine.add(world.items(range(60, 61)))
     found = engine.explain(REQUEST, "i60")
-    assert "came after training" in found.note
+    assert "came after training: nobody took it yet, what is known of it comes from its content" in found.note
     assert found.together == ()
     assert found.content[0].title.endswith("garden hose")
+
+
+def test_the_list_is_decoded_once_for_all_that_is_explained(engine, monkeypatch):
+    decoded, original = [], CodeRecommender.recommend
+    monkeypatch.setattr(CodeRecommender, "recommend", lambda self, *args, **kwargs: (decoded.append(1), original(self, *args, **kwargs))[1])
+    together = engine.explain_all(REQUEST, ["i18", "i7"])
+    assert decoded == [1]
+    assert together == [engine.explain(REQUEST, "i18"), engine.explain(REQUEST, "i7")]
 
 
 def test_a_history_of_one_has_nothing_to_leave_out(engine):

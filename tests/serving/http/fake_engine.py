@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +21,24 @@ from semid.types import IdMap
 class FakeCatalog:
     items: IdMap
     table = pa.table({"item_id": pa.array([], pa.string())})
+    text: ClassVar[dict] = {}
 
 
 @dataclass(frozen=True)
 class FakeSnapshot:
     catalog: FakeCatalog
     version: int
+    known: frozenset[str] = frozenset()
+    content = None
+    takes_items = False
     run = SimpleNamespace(split=SimpleNamespace(source=SimpleNamespace(users=IdMap(["ann"]))))
 
     @property
     def num_alive(self) -> int:
         return len(self.catalog.items)
+
+    def remembered(self, where: str | None, only: tuple[str, ...] | None) -> bool | None:
+        return where in self.known or None
 
     @property
     def alive(self) -> np.ndarray:
@@ -66,13 +74,16 @@ class FakeEngine:
         return History(("i1", "i2"), (100, 200))
 
     def item(self, item_id: str) -> dict:
-        return {"item_id": item_id, "title": item_id}
+        return {"item_id": item_id, "title": item_id, "attributes": {"item_id": item_id}}
 
     def similar(self, item_id: str, k: int, by: str) -> list[Neighbour]:
         return [Neighbour(id_, id_, 0.5) for id_ in self.snapshot.catalog.items.ids[:k]]
 
     def explain(self, request: Request, item_id: str) -> Explanation:
         return Explanation(item_id, item_id, -1.0, "log probability", 1, (), (), (), ())
+
+    def explain_all(self, request: Request, item_ids: list[str]) -> list[Explanation]:
+        return [self.explain(request, item_id) for item_id in item_ids]
 
     def prepare(self) -> None:
         pass
@@ -83,4 +94,5 @@ class FakeEngine:
         return Change("add", table.num_rows, len(ids), self.snapshot.version)
 
     def swap(self, run_folder: Path) -> None:
+        (run_folder / "manifest.json").read_bytes()
         self.snapshot = FakeSnapshot(self.snapshot.catalog, self.snapshot.version + 1)

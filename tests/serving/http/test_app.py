@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -364,6 +365,28 @@ def test_a_start_waits_for_what_new_items_need_but_not_for_ever(serve: MakeApp):
     threading.Timer(0.05, engine.gate.set).start()
     service.wait_for_preparation(30)
     assert engine.done
+
+
+def test_nobody_waits_for_what_new_items_need(serve: MakeApp):
+    class Preparing(FakeEngine):
+        def prepare(self) -> None:
+            self.gate.wait(30)
+
+    client = serve(engine := Preparing())
+    assert client.post("/reload").json()["version"] == 2
+    assert client.post("/items", json={"items": [{"item_id": "new"}]}).json()["count"] == 1
+    client.portal.call(client.service.close)
+    assert client.service._preparing.is_alive()
+    engine.gate.set()
+
+
+def test_a_known_condition_does_not_wait_for_explanations(serve: MakeApp):
+    engine = FakeEngine()
+    client = serve(engine)
+    engine.snapshot = replace(engine.snapshot, known=frozenset(["price < 3"]))
+    client.service._asides.submit(engine.gate.wait, 30)
+    assert ids(client.post("/recommend", json={"history": [], "k": 1, "where": "price < 3"})) == ["i0"]
+    engine.gate.set()
 
 
 def test_a_new_model_answers_while_the_old_one_finishes(serve: MakeApp):
