@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -18,7 +20,6 @@ from semid import cli
 from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.newcomers import Newcomers
 from semid.run import load
-from semid.serving import journal
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
 from semid.serving.journal import Journal, merged
@@ -219,10 +220,16 @@ def test_titles_that_are_ids_too_are_kept(copied):
 
 
 def test_a_change_whose_name_may_not_last_is_taken_back(copied, monkeypatch):
-    engine, open_files = Engine.open(copied), len(os.listdir("/dev/fd"))
+    engine, open_files, flush = Engine.open(copied), len(os.listdir("/dev/fd")), os.fsync
+
+    def flush_files_alone(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EIO, "broken")
+        flush(file)
+
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "_flush", lambda folder: os.stat(folder / "no such file"))
-        with pytest.raises(RunError, match="nothing was changed"):
+        patch.setattr(os, "fsync", flush_files_alone)
+        with pytest.raises(RunError, match="broken; nothing was changed"):
             engine.remove(["i1"])
     assert list((copied / "changes").iterdir()) == []
     assert engine.remove(["i1"]).version == 2

@@ -270,12 +270,13 @@ def test_int8_is_refused_where_nothing_can_be_quantised(knn_folder):
 
 def test_a_swap_changes_the_run_between_two_answers_and_never_within_one(run_folder, knn_folder):
     engine = Engine.open(run_folder)
-    scales, stop = set(), []
+    scales, named, stop = set(), set(), []
 
     def ask() -> None:
         while not stop:
             answers = engine.recommend([WIDE] * 3)
             assert len({(answer.scale, answer.version, answer.item_ids) for answer in answers}) == 1
+            named.add((answers[0].version, answers[0].model))
             scales.add(answers[0].scale)
 
     asking = Thread(target=ask)
@@ -286,6 +287,7 @@ def test_a_swap_changes_the_run_between_two_answers_and_never_within_one(run_fol
         pass
     stop.append(True)
     asking.join()
+    assert named <= {(version, snapshot.model_name(folder)) for version, folder in enumerate([run_folder, knn_folder, run_folder], 1)}
     assert engine.snapshot.version == 3
 
 

@@ -68,7 +68,8 @@ class FakeEngine:
         ids = self.snapshot.catalog.items
         after = ids.row(request.history[-1]) + 1 if request.history and request.history[-1] in ids else 0
         shown = tuple(ids.ids[(after + n) % len(ids)] for n in range(min(request.k, len(ids))))
-        return Answer(shown, shown, tuple(-float(n) for n in range(len(shown))), "log probability", len(ids), version=self.snapshot.version)
+        return Answer(shown, shown, tuple(-float(n) for n in range(len(shown))), "log probability", len(ids), version=self.snapshot.version,
+                      model="m")
 
     def history(self, user: str) -> History:
         return History(("i1", "i2"), (100, 200))

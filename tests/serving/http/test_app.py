@@ -108,7 +108,7 @@ def test_impressions_and_what_came_of_them_are_logged(serve: MakeApp, tmp_path: 
 
     [feedback] = asyncio.run(read())
     impression = feedback.impression
-    assert (impression.trace, impression.user, impression.policy) == (shown["trace_id"], "ann", "top_k")
+    assert (impression.trace, impression.user, impression.policy, impression.model) == (shown["trace_id"], "ann", "top_k", "m.1")
     assert (impression.items, impression.scores, impression.propensities) == (("i3", "i4", "i5"), (0.0, -1.0, -2.0), (1.0, 1.0, 1.0))
     assert [(each.item, each.action) for each in feedback.events] == [("i4", "buy")]
 
