@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := semid tests benchmarks
 
-.PHONY: demo test test-all lint types docs clean
+.PHONY: demo test test-all lint docs clean
 
 demo: .venv/core.stamp  ## the main job on bundled data: validate, train, compare, report
 	$(BIN)/semid demo --out runs/demo

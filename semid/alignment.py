@@ -94,7 +94,7 @@ def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job
     vectors: float [N, D] content of the items, for the semantic reward. targets: batches of histories with one target a row, None = the
     training events. Raises `ConfigError` for settings that cannot work.
     """
-    _check(config, data)
+    check(config, data)
     torch.manual_seed(job.seed)  # the same draws, whether the generator was trained just now or read from a run
     generator = recommender.generator
     batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors, targets)
@@ -119,8 +119,7 @@ def judged(recommender: CodeRecommender, data: Split, job: Job) -> Iterator[Spli
     At the end the other half decides: the weights go back to what they were unless the new ones are promoted (`decide`), and the run
     folder's promotion.json says why.
     """
-    if len(data.valid) < 2:
-        raise ConfigError(f"alignment: want validation cases to decide on the promotion, got {len(data.valid)}; choose another split")
+    want_judges(data)
     generator, supervised = recommender.generator, _copy(recommender.generator)
     looks, held_out = (replace(data, valid=data.valid.take(np.arange(len(data.valid)) % 2 == half)) for half in (0, 1))
     before = ndcg_by_case(recommender, held_out, seen=data.protocol.seen)
@@ -132,6 +131,12 @@ def judged(recommender: CodeRecommender, data: Split, job: Job) -> Iterator[Spli
     job.log.write("promotion", **said)
     if job.out is not None:
         write_json(job.out / "promotion.json", said)
+
+
+def want_judges(data: Split) -> None:
+    """Raise `ConfigError` where there are no validation cases for both halves."""
+    if len(data.valid) < 2:
+        raise ConfigError(f"alignment: want validation cases to decide on the promotion, got {len(data.valid)}; choose another split")
 
 
 def decide(before: np.ndarray, after: np.ndarray, *, seed: int = 0) -> Decision:
@@ -166,13 +171,13 @@ def _batches(recommender: CodeRecommender, config: Alignment, data: Split, job: 
                      negatives=config.negatives, device=job.device)
     reward = Sum(tuple(_reward(name, data, job, vectors) for name in config.rewards))
     propose = proposals(recommender, config.group, seen, is_sampled=config.is_sampled)
-    rollouts = Rollouts(targets, propose, reward, device=job.device, adds_target=config.adds_target)
+    rollouts = Rollouts(targets, propose, reward, recommender.generator.codes, device=job.device, adds_target=config.adds_target)
     return rollouts if config.method == "grpo" else RewardedPairs(rollouts)
 
 
 def _reward(name: str, data: Split, job: Job, vectors: np.ndarray | None) -> Reward:
     if name == "collaborative":
-        return Collaborative(ItemRecommender(item_knn.tune(item_knn.Config(), data)[0], item_knn.SCALE))
+        return Collaborative(ItemRecommender(item_knn.tune(item_knn.Config(), data, data.protocol.seen)[0], item_knn.SCALE))
     if name == "semantic":
         if vectors is None:
             raise ConfigError("alignment: the semantic reward compares content vectors, and this run has none; "
@@ -181,9 +186,13 @@ def _reward(name: str, data: Split, job: Job, vectors: np.ndarray | None) -> Rew
     return {"rule": rule, "rank": rank}[name]
 
 
-def _check(config: Alignment, data: Split) -> None:
+def check(config: Alignment, data: Split) -> None:
+    """Raise `ConfigError` for settings that cannot work with the data: recipes ask before they train what is aligned afterwards."""
+    if config.method == "none":
+        return
     if config.method not in METHODS:
         raise ConfigError(f"alignment.method: want one of {METHODS}, got {config.method!r}")
+    want_judges(data)
     if config.is_sampled and config.method != "grpo":
         raise ConfigError(f"alignment.is_sampled: want method grpo, whose groups may be drawn, got {config.method!r}")
     if config.is_sampled and "rank" in config.rewards:

@@ -73,9 +73,11 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     from semid.comparison import compare as compare_recipes
     from semid.comparison import run_folder
     from semid.data.bundled import movielens
+    from semid.run import check_seed
     from semid.types import Protocol
 
     say = Voice(json)
+    check_seed(seed)
     if serve:
         if json:
             raise ConfigError("demo: want either --json, which ends with one value, or --serve, which does not end")
@@ -99,8 +101,8 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     say.result({"data": "MovieLens latest-small", **views.plain(table), "report": str(page),
                 "example": {"user": user, "history": history, "recommendations": answer}})
     rule = "\"'Comedy' in categories and year > 1990\""
-    say.next([(f"open {page}", "the comparison with pictures"),
-              (f"semid recommend {run.folder} --user {user} --where {rule}", "the same user under a rule"),
+    say.next([(f"open {quoted(page)}", "the comparison with pictures"),
+              (f"semid recommend {quoted(run.folder)} --user {user} --where {rule}", "the same user under a rule"),
               ("semid data check EVENTS --items ITEMS", "your own tables: CSV, TSV, Parquet or JSON Lines"),
               ("semid compare semid:fusion --data EVENTS --items ITEMS --out runs/mine", "the same on your own tables")])
     return _open_page(run_folder(out, "semid:fusion", 0), run_folder(out, "sasrec", 0)) if serve else 0
@@ -181,9 +183,11 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
                 "parameters": run.about["parameters"], "protocol_hash": split.protocol.hash, "fingerprint": split.fingerprint,
                 "valid": valid})
     user = shlex.quote(str(split.source.users.ids[split.source.user[0]]))
-    say.next([(f"semid evaluate {out}", "test metrics with intervals, and a page with pictures"),
-              (f"semid recommend {out} --user {user}", "what one user should see next"),
-              (f"semid compare {recipe} --data {shlex.quote(data)}{flags.typed(reading, splitting)} --out {out}-compared",
+    changed = "".join(f" --set {shlex.quote(f'{recipe}.{pair}')}" for pair in set)
+    say.next([(f"semid evaluate {quoted(out)}", "test metrics with intervals, and a page with pictures"),
+              (f"semid recommend {quoted(out)} --user {user}", "what one user should see next"),
+              (f"semid compare {recipe} --data {shlex.quote(data)}{flags.typed(reading, splitting)}{changed} "
+               f"--out {quoted(f'{out}-compared')}",
                "beside honest baselines")])
     return 0
 
@@ -229,8 +233,8 @@ def evaluate(run: RunFolder, /, *, protocol: Annotated[str | None, arg(metavar="
 
         write_json(run / "metrics.json", result)
         page = write(report_of_run(loaded, entries), run / "report.html")
-        say.next([(f"open {page}", "the same with pictures"),
-                  (f"semid recommend {run} --history {_example(loaded.catalog.items.ids)}", "what comes after these items")])
+        say.next([(f"open {quoted(page)}", "the same with pictures"),
+                  (f"semid recommend {quoted(run)} --history {_example(loaded.catalog.items.ids)}", "what comes after these items")])
     say.result(result)
     return 0
 
@@ -299,8 +303,8 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
         say.show(*views.comparison(table, seen, wide=say.is_wide))
     say.result({"data": name, **views.plain(table), "report": str(page)})
     last = table.entries[-1]
-    say.next([(f"open {page}", "the same with pictures"),
-              (f"semid recommend {last.run.folder} --history {_example(split.catalog.items.ids)}", f"ask {last.name}")])
+    say.next([(f"open {quoted(page)}", "the same with pictures"),
+              (f"semid recommend {quoted(last.run.folder)} --history {_example(split.catalog.items.ids)}", f"ask {last.name}")])
     return 0
 
 
@@ -476,6 +480,8 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
     from semid.laboratory import of_run, report
     from semid.run import load
 
+    if examples < 0:
+        raise ConfigError(f"--examples: want 0 or more, got {examples}")
     say = Voice(json)
     loaded = load(run)
     found = describe(loaded, examples)
@@ -487,9 +493,9 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
     say.result({**found, "ground": told["ground"], "measured": told["ways"][0], "advice": told["advice"], "report": str(page)})
     if export is not None:
         write_index_json(export, wanted_ids(loaded), loaded.catalog.items)
-        again = f"semid train tiger --data EVENTS --items ITEMS --set codes={export} --out RUN"
+        again = f"semid train tiger --data EVENTS --items ITEMS --set codes={quoted(export)} --out RUN"
         commands.append((again, "another generator on these codes"))
-    say.next([(f"open {page}", "the same with pictures"), *commands])
+    say.next([(f"open {quoted(page)}", "the same with pictures"), *commands])
     return 0
 
 
@@ -500,7 +506,7 @@ def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, r
     JSON: [{"name", "summary", "source", "status", "doc", "settings": {name: [type, default]}, "variants", "measured"}].
 
     Args:
-        name: one recipe
+        name: one recipe; of a variant, the recipe that it belongs to
         results: folder of `semid compare --results`, whose numbers are shown
         json: print JSON instead of tables
     """
@@ -508,7 +514,7 @@ def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, r
     from semid.recipe_cards import measured, recipe_card, recipe_names, with_values
 
     say = Voice(json)
-    cards = [with_values(recipe_card(name))] if name else [recipe_card(each) for each in recipe_names()]
+    cards = [with_values(recipe_card(name.partition(":")[0]))] if name else [recipe_card(each) for each in recipe_names()]
     numbers = measured(results / "runs")
     say.show(*(views.recipe(cards[0], numbers.get(cards[0].name, [])) if name else views.recipes(cards, numbers)))
     say.result([{**asdict(card), "measured": numbers.get(card.name, [])} for card in cards])
@@ -632,7 +638,7 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     from semid import views
     from semid.evaluation.code_report import write
     from semid.files import write_json
-    from semid.laboratory import PROBE_NAME, WAYS, check_way, compare_codes, default_ways, report
+    from semid.laboratory import PROBE_NAME, SETTINGS, WAYS, check_way, compare_codes, default_ways, report
 
     protocol = splitting.protocol()
     changes = flags.settings_by_recipe(settings, [*(ways or WAYS), PROBE_NAME])
@@ -645,6 +651,8 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
         found = compare_codes(ways, split, out=out, settings=changes, device=device, log=_logs(out, progress))
     top = found.best.name
     what = f"semid --set {shlex.quote(top)}" if top.startswith("codes=") else top
+    own = {**SETTINGS.get(top.partition(":")[0], {}), **changes.get(top, {})}
+    what += "".join(f" --set {shlex.quote(f'{setting}={value}')}" for setting, value in own.items())
     folder = f"runs/{re.sub('[^a-z0-9_]+', '-', top)}"
     commands = [(f"semid train {what} --data {shlex.quote(data)}{flags.typed(reading, splitting)} --out {folder}",
                  "train in full on the codes that scored highest")]
@@ -653,7 +661,7 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     write_json(out / "codes.json", result)
     say.show(*views.laboratory(found), "", *views.kept(found), *views.advice(found))
     say.result({**result, "report": str(page)})
-    say.next([(f"open {page}", "the same with pictures, and items by title"), *commands])
+    say.next([(f"open {quoted(page)}", "the same with pictures, and items by title"), *commands])
     return 0
 
 
@@ -739,6 +747,11 @@ class Voice:
         from semid.training.progress import Progress
 
         return Progress(self.err, "quiet" if quiet else None)
+
+
+def quoted(path: object) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _example(ids: Iterable[object]) -> str:

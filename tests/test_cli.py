@@ -92,6 +92,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture):
     (["compare", "--data", "x", "--out", "y", "--seeds", "0"], "--seeds: want 1 or more, got 0"),
     (["compare", "sasrec", "--data", "x", "--out", "y", "--set", "epochs=3"], "want RECIPE.NAME=VALUE"),
     (["compare", "sasrec", "--data", "x", "--out", "y", "--set", "sasrek.epochs=3"], "got 'sasrek' (did you mean 'sasrec'?)"),
+    (["compare", "sasrec", "--data", "x", "--out", "y", "--set", "sasrec=3"], "got 'sasrec'; it has: sasrec"),
     (["recommend", "nowhere", "--user", "u1", "--history", "i1"], "either --user ID or --history ITEM,ITEM,..., got both"),
     (["recommend", "nowhere"], "got neither"),
     (["recommend", "nowhere", "--user", "u1"], "nowhere: not a run folder (no config.json)"),
@@ -114,7 +115,9 @@ def test_settings_and_flags_out_of_range_are_refused_before_anything_is_written(
     assert "held_out: want a share" in refused(capsys, *command, "--split", "cold_items", "--held-out", 2)
     assert "no split column" in refused(capsys, *command, "--split", "column").replace("have no", "no")
     assert "no GPU here" in refused(capsys, *command, "--device", "cuda")
-    assert "makes codes of content" in refused(capsys, "train", "tiger", *command[2:], "--device", "cpu")
+    assert "device: want auto, cpu or cuda, got 'gpu'" in refused(capsys, *command, "--device", "gpu")
+    assert "seed: want a whole number in [0, 2^32), got -1" in refused(capsys, *command, "--seed", "-1")
+    assert "reads the content of items" in refused(capsys, "train", "tiger", *command[2:], "--device", "cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -462,3 +465,36 @@ def test_a_count_is_three_digits():
 def test_demo_serves_or_prints_json_but_not_both(capsys: pytest.CaptureFixture):
     assert cli.main(["demo", "--serve", "--json"]) == 2
     assert "either --json" in capsys.readouterr().err
+
+
+def test_commands_to_type_next_repeat_settings_and_quote_folders(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "my run"
+    assert cli.main(["train", "popularity", "--data", str(toy / "events.csv"), "--out", str(out), "--quiet", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"semid evaluate '{out}'" in said
+    assert f"--out '{out}-compared'" in said
+    assert cli.main(["train", "item_knn", "--data", str(toy / "events.csv"), "--out", str(tmp_path / "knn"), "--quiet", "--device", "cpu",
+                     "--set", "decay=[0.5]", "--set", "backward=[0.5]", "--set", "norm=[0.5]"]) == 0
+    assert "--set 'item_knn.decay=[0.5]'" in capsys.readouterr().out
+
+
+def test_the_recipe_named_last_is_the_subject_also_where_it_is_a_baseline(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    quick = [part for name in ("decay", "backward", "norm") for part in ("--set", f"item_knn.{name}=[0.5]")]
+    assert cli.main(["compare", "item_knn", "popularity", "--no-baselines", "--data", str(toy / "events.csv"), "--out", str(tmp_path),
+                     "--quiet", "--device", "cpu", *quick]) == 0
+    assert "ask popularity" in capsys.readouterr().out
+    assert cli.main(["compare", "popularity", "item_knn", "--no-baselines", "--data", str(toy / "events.csv"), "--out", str(tmp_path),
+                     "--quiet", "--device", "cpu", *quick]) == 0
+    assert "ask item_knn" in capsys.readouterr().out
+
+
+def test_a_title_that_a_terminal_would_obey_is_shown_harmless(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title\n" + "".join(f"i{row},\x1b[31mred\x1b[0m {row}\n" for row in range(64)))
+    out = tmp_path / "run"
+    assert cli.main(["train", "popularity", "--data", str(toy / "events.csv"), "--items", str(items), "--out", str(out), "--quiet"]) == 0
+    capsys.readouterr()
+    assert cli.main(["recommend", str(out), "--history", "i1,i6"]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "?[31mred?[0m" in said

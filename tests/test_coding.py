@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
 from semid import cli
 from semid.codes import ids_of
 from semid.coding import made_once, make, published
-from semid.data.letter import read_index_json, write_index_json
+from semid.data.items import texts
+from semid.data.letter import codes_of_tokens, read_index_json, write_index_json
 from semid.errors import ConfigError, DataError
 from semid.recipes import semid as default
 from semid.run import Run, configure, load, train
@@ -130,3 +133,39 @@ def test_a_run_that_goes_on_keeps_its_codes(tmp_path: Path):
     assert made_once("", lambda: ids, walk(), begun) is ids
     np.testing.assert_array_equal(made_once("", lambda: other, walk(), resumed).codes, ids.codes)
     assert made_once("", lambda: other, walk(), begun) is other
+
+
+def test_what_a_tokenizer_draws_leaves_the_training_after_it_as_it_was(run: Run):
+    """A run that goes on reads its codes: its generator must start as that of a run that made them."""
+    def starts(tokenize) -> torch.Tensor:
+        torch.manual_seed(3)
+        made_once(None, tokenize, world(), Job())
+        return torch.rand(4)
+
+    def drawing() -> SemanticIds:
+        torch.rand(7)
+        return ids_of(run)
+
+    assert torch.equal(starts(drawing), starts(lambda: ids_of(run)))
+
+
+@pytest.mark.parametrize("name", ["letter", "cost", "colarec", "p5"])
+def test_settings_of_semid_alone_are_refused_where_its_generator_takes_other_codes(name: str):
+    with pytest.raises(ConfigError, match="fusion is for the recipe semid alone"):
+        configure(name, {"two_level.fusion": True})
+    if name != "p5":  # which reads published codes there
+        with pytest.raises(ConfigError, match="want codes=letter_sid"):
+            configure(name, {"two_level.codes": "letter_sid"})
+
+
+@pytest.mark.parametrize("token", ["<b_99999999999>", 2_000_000_000])
+def test_a_stray_large_code_is_one_clear_message(token: str | int):
+    first = "<a_1>" if isinstance(token, str) else 1
+    with pytest.raises(DataError, match=r"item 'y': want codes below 1,048,576, got"):
+        codes_of_tokens([[first, first if isinstance(token, int) else "<b_1>"], [first, token]], IdMap(["x", "y"]), "codes")
+
+
+def test_columns_of_published_codes_are_no_text():
+    table = pa.table({"title": ["a", "b"], "tokens": [["<a_1>", "<b_2>"], ["<a_1>", "<b_3>"]], "tags": [["red"], ["blue"]]})
+    assert list(texts(table, None, "items")) == ["title", "tags"]
+    assert list(texts(table, ["tokens"], "items")) == ["tokens"]

@@ -23,7 +23,7 @@ from semid.types import Split
 from tests.toyworld.world import walk
 
 SMALL = {"size": 8, "cf_dim": 16}
-TINY = {"width": 16, "heads": 1, "feedforward": 32, "dropout": 0.0, "tokens": 256, "epochs": 2}
+TINY = {"width": 16, "heads": 1, "feedforward": 32, "dropout": 0.0, "tokens": 256, "epochs": 2, "epoch_steps": 0}
 SETTINGS = {
     **dict.fromkeys(("semid:text_codes", "semid:cf_codes", "semid", "semid:product"), SMALL),
     "semid:rqvae": {**SMALL, "tokenizer_steps": 40},

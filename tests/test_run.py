@@ -42,7 +42,7 @@ def folder(original: Run, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("recipe", ["popularity", "item_knn", "ease", "sasrec"])
 def test_a_loaded_run_answers_as_the_trained_one(recipe: str, data: Dataset, tmp_path: Path):
-    settings = {"epochs": 1, "width": 16} if recipe == "sasrec" else {}
+    settings = {"epochs": 1, "epoch_steps": 0, "width": 16} if recipe == "sasrec" else {}
     run = train(recipe, data, out=tmp_path / recipe, settings=settings, device="cpu")
     again = load(tmp_path / recipe)
     ruled = {"user": "u3", "where": "price < 10", "seen": "keep"}
@@ -104,7 +104,7 @@ def test_weights_of_another_version_are_one_message(data: Dataset, tmp_path: Pat
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "sasrec"
-    train("sasrec", data, out=folder, settings={"epochs": 1, "width": 16}, device="cpu")
+    train("sasrec", data, out=folder, settings={"epochs": 1, "epoch_steps": 0, "width": 16}, device="cpu")
     weights = load_file(folder / "scorer.safetensors")
     save_file({**weights, "future": torch.zeros(1)}, folder / "scorer.safetensors")
     write_manifest(folder)

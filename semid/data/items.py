@@ -16,6 +16,7 @@ import pyarrow as pa
 from semid.data.columns import is_identifier, listed
 from semid.data.events import id_text
 from semid.data.formats import Bad, Source, lines_of, quoted, stage
+from semid.data.letter import code_columns
 from semid.errors import DataError, did_you_mean
 
 
@@ -96,7 +97,7 @@ def attributes(items: Items | None, ids: np.ndarray, id_column: str) -> pa.Table
 def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str, list[str]]:
     """Return {column: N strings}: string columns, and lists of strings joined by ", "; '' where missing.
 
-    given: the columns to take; None takes all whose name does not say that they hold ids.
+    given: the columns to take; None takes all whose name does not say that they hold ids, and that hold no published codes.
     """
     if given is not None:
         for name in given:
@@ -106,7 +107,9 @@ def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str,
             if not _is_text(table.schema.field(name).type):
                 type_ = table.schema.field(name).type
                 raise DataError(f"{where}: --text {name}: want strings or lists of strings, got {type_}")
-    guessed = [field.name for field in table.schema if _is_text(field.type) and not is_identifier(field.name)]
+    coded = code_columns(table)
+    guessed = [field.name for field in table.schema
+               if _is_text(field.type) and not is_identifier(field.name) and field.name not in coded]
     names = guessed if given is None else given
     return {name: [_joined(value) for value in table.column(name).to_pylist()] for name in names}
 

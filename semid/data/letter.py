@@ -79,6 +79,10 @@ def read_index_json(path: str | Path, items: IdMap, sizes: Sequence[int] | None 
     return codes_of_tokens([index[item] for item in items.ids.tolist()], items, str(path), sizes)
 
 
+LARGEST = 1 << 20
+"""Codes of a level that tables are made for."""
+
+
 def write_index_json(path: Path, ids: SemanticIds, items: IdMap) -> None:
     """Write {item id: ["<a_1>", "<b_2>", ...]} as `read_index_json` reads it; padding is left out. Atomic.
 
@@ -91,6 +95,7 @@ def write_index_json(path: Path, ids: SemanticIds, items: IdMap) -> None:
                         "this layout has no name for the others")
     index = {str(item): [f"<{letter}_{code}>" for letter, code in zip(ascii_lowercase, row, strict=False) if code >= 0]
              for item, row in zip(items.ids.tolist(), ids.codes.tolist(), strict=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(index, ensure_ascii=False, indent=0) + "\n",
                                                                   encoding="utf-8"))
 
@@ -110,16 +115,22 @@ def codes_of_tokens(tokens: Sequence[Sequence[str | int] | None], items: IdMap, 
     for item, row in enumerate(tokens):
         for level, token in enumerate(row or ()):
             if isinstance(token, int) and token >= 0:
-                codes[item, level] = token
+                codes[item, level] = _within(token, items.ids[item], source)
                 continue
             match = _TOKEN.fullmatch(str(token))
             if match is None or match.group(1) != chr(ord("a") + level):
                 raise DataError(f"{source}: item {items.ids[item]!r}: want a token like '<{chr(ord('a') + level)}_12>' "
                                 f"at level {level}, got {token!r}")
-            codes[item, level] = int(match.group(2))
+            codes[item, level] = _within(int(match.group(2)), items.ids[item], source)
         if not row:
             raise DataError(f"{source}: item {items.ids[item]!r} has no codes")
     return SemanticIds(codes, tuple(sizes) if sizes else tuple((codes.max(axis=0) + 1).tolist()), source=source)
+
+
+def _within(code: int, item: object, source: str) -> int:
+    if code >= LARGEST:
+        raise DataError(f"{source}: item {item!r}: want codes below {LARGEST:,}, got {code:,}; mend the list")
+    return code
 
 
 def code_columns(table: pa.Table) -> list[str]:

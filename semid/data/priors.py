@@ -50,8 +50,13 @@ def priors_of(catalog: Catalog, train: Interactions, columns: tuple[str, ...], *
     parts = [_of_column(catalog, train, column, most) for column in columns]
     names = tuple(name for own, _ in parts for name in own)
     tags = np.concatenate([own for _, own in parts], axis=1)
-    weight = (tags / tags.sum(1, keepdims=True) * train.counts[:, None]).sum(0)
-    return Priors(names, tags, (weight / max(weight.sum(), 1)).astype(np.float32))
+    return Priors(names, tags, share_of(tags, train.counts))
+
+
+def share_of(tags: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return `Priors.share` of tags, bool [N, C], of items taken `counts` int64 [N] times."""
+    weight = (tags / tags.sum(1, keepdims=True) * counts[:, None]).sum(0)
+    return (weight / max(weight.sum(), 1)).astype(np.float32)
 
 
 def _of_column(catalog: Catalog, train: Interactions, column: str, most: int) -> tuple[list[str], np.ndarray]:
@@ -81,7 +86,7 @@ def _tags(column: str, table: pa.Table, counts: np.ndarray, most: int) -> tuple[
 
 def _numbers(table: pa.Table, train: Interactions, column: str) -> np.ndarray:
     if column != CAME:
-        return table[column].cast(pa.float64()).to_numpy(zero_copy_only=False)  # nulls become NaN
+        return table[column].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # nulls become NaN
     first = np.full(len(train.items), np.inf)
     np.minimum.at(first, train.item, train.time.astype(np.float64))
     return np.where(np.isfinite(first), first, np.nan)
@@ -97,11 +102,12 @@ def _bands(column: str, value: np.ndarray, counts: np.ndarray, most: int) -> tup
     edges = np.unique(number[np.minimum(starts, len(number) - 1)])
     edges[0] = number[0]
     names = [f"{column}={_said(column, low)}.." for low in edges]
+    names = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]  # days of one date
     band = np.searchsorted(edges, value, side="right") - 1
     return names, known[:, None] & (band[:, None] == np.arange(len(edges)))
 
 
 def _said(column: str, value: float) -> str:
     if column == CAME:
-        return str(np.datetime64(int(value), "s").astype("datetime64[D]")) if value > 1e8 else f"{value:g}"
-    return f"{value:g}"
+        return str(np.datetime64(int(value), "s").astype("datetime64[D]")) if value > 1e8 else f"{value:.12g}"
+    return f"{value:.12g}"

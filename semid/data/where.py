@@ -20,7 +20,7 @@ from semid.types import Catalog
 
 FUNCTIONS = frozenset([
     "lower", "upper", "trim", "ltrim", "rtrim", "length", "len", "strlen", "contains", "starts_with", "prefix", "ends_with",
-    "suffix", "substring", "substr", "left", "right", "replace", "regexp_matches", "regexp_full_match", "concat",
+    "suffix", "substring", "substr", "left", "right", "regexp_matches", "regexp_full_match", "concat",
     "list_contains", "list_has", "array_contains", "array_has", "list_has_any", "list_has_all", "array_has_any",
     "array_has_all", "list_value", "list_position", "abs", "round", "floor", "ceil", "ceiling", "least", "greatest", "coalesce",
     "ifnull", "nullif", "isnan", "isfinite", "sqrt", "ln", "log10", "exp", "pow", "power",
@@ -28,7 +28,8 @@ FUNCTIONS = frozenset([
     "+", "-", "*", "/", "//", "%", "||", "&&", "@>", "<@", "^", "**", "~~", "!~~", "~~*", "!~~*", "~", "!~", "^@",
     "like_escape", "not_like_escape", "ilike_escape", "not_ilike_escape", "array_extract", "struct_extract",
 ])
-"""What may be called; operators are functions too."""
+"""What may be called; operators are functions too. None whose result may be far longer than its arguments, such as `replace` or `repeat`:
+a condition of three such calls takes gigabytes."""
 
 CLASSES = frozenset(["COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "FUNCTION", "BETWEEN", "CASE", "CAST",
                      "TYPE"])

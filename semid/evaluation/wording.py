@@ -13,7 +13,7 @@ THIN = "\u202f"
 def clean(text: object) -> str:
     """Return any value as text that UTF-8 and HTML can hold: lone surrogates and control characters become `?`."""
     whole = str(text).encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c >= " " or c in "\t\n" else "?" for c in whole)
+    return "".join(c if c in "\t\n" or (c >= " " and not "\x7f" <= c <= "\x9f") else "?" for c in whole)
 
 
 def escape(text: object) -> str:

@@ -43,7 +43,7 @@ class EncoderDecoder(CodeWriter):
     feedforward, feedforward_layers: width and number of the hidden layers of each feed-forward network (GRID: 2).
     user_tokens: how many tokens users are hashed into (row modulo this), 0 = none; a user of row -1 has none.
     separator: a learned token after each item (GRID).
-    is_tied: scores are products with the token embeddings, scaled by D**-.5 (LETTER, DiscRec); otherwise each level has
+    is_tied: scores are products with the token embeddings, scaled by D**-.5, as in T5; otherwise each level has
     its own head (GRID).
     causal: an encoder token sees its own item and the items before, so that one pass over a history serves a target at
     every position; the paper's encoder sees everything, and each supervised position costs an encoder pass of its own.

@@ -27,12 +27,12 @@ def drop(x: Tensor, rate: float) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """`drop` while training, the identity otherwise. rate in [0, 1)."""
+    """`drop` while training, the identity otherwise. rate in [0, 1 - 1/512), which rounds to less than 1."""
 
     def __init__(self, rate: float):
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"dropout: want a rate in [0, 1), got {rate}")
+        if not 0 <= rate < 1 - 1 / 512:
+            raise ValueError(f"dropout: want a rate in [0, .998], got {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -132,9 +132,12 @@ def future_contrast(state: Tensor, table: Tensor, row: Tensor, target: Tensor, n
     logits = scale * (state @ table[negatives].T.to(state.dtype)).float()  # [M, K]
     true = scale * (state[row] * table[target].to(state.dtype)).sum(1).float()  # [J]
     total = torch.logsumexp(logits, dim=1)[row]
-    is_drawn = torch.zeros(len(table), dtype=torch.bool, device=table.device)
-    is_drawn[negatives] = True
-    norm = torch.where(is_drawn[target], total, torch.logaddexp(total, true))  # drawn, the target is in the sum once as it shall be
+    place = torch.full((len(table),), -1, dtype=torch.int64, device=table.device)
+    place[negatives] = torch.arange(len(negatives), device=table.device)
+    own = place[target]
+    is_drawn = own >= 0  # the target is in the sum once, as it shall be, and is the same number there: bfloat16 rounds the products
+    true = torch.where(is_drawn, logits[row, own.clamp_min(0)], true)
+    norm = torch.where(is_drawn, total, torch.logaddexp(total, true))
     distinct, own = target.unique(return_inverse=True)
     with torch.no_grad():
         is_twin = (table[distinct] @ table[negatives].T > TWIN) & (distinct[:, None] != negatives)  # [targets, K]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from semid.errors import DataError
 from semid.nn.losses import gbce, linear_cross_entropy, sampled_softmax
 from semid.types import Batch, Loss
 
@@ -59,6 +60,8 @@ class GBCE:
     def __call__(self, model, batch: Batch) -> Loss:
         hidden, target = _supervised(model, batch)
         table = model.item_vectors()
+        if len(table) < 2:
+            raise DataError("gbce: want two items at least, a target and another one, got one; read more items")
         drawn = torch.randint(len(table) - 1, (len(target), self.negatives), device=target.device)
         drawn = drawn + (drawn >= target[:, None])  # uniform over all items but the target
         positive = (hidden * table[target]).sum(1)

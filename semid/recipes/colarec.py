@@ -24,6 +24,7 @@ from semid.data.pairs import SetBatches
 from semid.encoders.text import item_texts
 from semid.encoders.words import word_rows
 from semid.errors import DataError
+from semid.generation import refuse_nested
 from semid.generators import colarec as generators
 from semid.objectives.colarec import ColaRec as Loss
 from semid.recipes import lightgcn, semid
@@ -93,6 +94,9 @@ class Config:
     lightgcn: LightGCNSettings = LightGCNSettings()
     two_level: TwoLevel = TwoLevel()
     optimization: Optimization = Optimization(learning_rate=5e-4, beta2=0.999, warmup=1, schedule="constant", clip=1.0)
+
+    def __post_init__(self):
+        refuse_nested(self.two_level)
 
 
 def smoke() -> Config:

@@ -17,7 +17,7 @@ import torch
 
 from semid import generation
 from semid.coding import Coder, made_once
-from semid.generation import generate, refuse_nested_codes
+from semid.generation import generate, refuse_nested
 from semid.newcomers import Newcomers
 from semid.recipes.semid import Config as TwoLevel
 from semid.recipes.tiger import CAUSAL, with_content
@@ -56,7 +56,7 @@ class Config:
     two_level: TwoLevel = TwoLevel()
 
     def __post_init__(self):
-        refuse_nested_codes(self.tiger, self.two_level)
+        refuse_nested(self.two_level, self.tiger)
 
 
 def smoke() -> Config:

@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no_positions": {"has_positions": False},
     "no_local_attention": {"has_local_attention": False},
     "no_gate": {"has_gate": False},
-    "base": {"has_branches": False, "letter.tiger.feedforward": 1329},
+    "base": {"has_branches": False, "letter.tiger.feedforward": 1331},
 }
 SHAPE = tiger.Config(levels=4, user_tokens=0, batch_size=256, steps=80_000, look_every=500, beams=20,
                      optimization=Optimization(learning_rate=5e-4, beta2=0.999, warmup=800, final=0.0, clip=1.0))

@@ -34,7 +34,7 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     fit = lambda strength: ItemRecommender(EASE.fit(data.train, regularisation=strength), SCALE)
     if len(config.regularisation) == 1:
         return fit(config.regularisation[0])
-    chosen, recommender, value = best_of(config.regularisation, fit, data, seen="keep")
+    chosen, recommender, value = best_of(config.regularisation, fit, data, seen=data.protocol.seen)
     job.log.write("ease", note="chosen on validation", chosen={"regularisation": chosen}, **{"ndcg@10": value})
     return recommender
 

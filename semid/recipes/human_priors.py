@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from semid.data.batch import SequenceBatches
-from semid.data.priors import Priors, number_of, priors_of
+from semid.data.priors import Priors, number_of, priors_of, share_of
 from semid.errors import ConfigError, DataError
 from semid.evaluation.beyond_accuracy import CATEGORIES, category_column
 from semid.files import write_json
@@ -143,8 +143,8 @@ def run(config: Config, data: Split, job: Job) -> PriorRecommender:
     torch.manual_seed(job.seed)
     priors = known_priors(config, data)
     if config.is_shuffled:
-        order = np.random.default_rng(job.seed).permutation(len(data.catalog))
-        priors = Priors(priors.names, priors.tags[order], priors.share)
+        tags = priors.tags[np.random.default_rng(job.seed).permutation(len(data.catalog))]
+        priors = Priors(priors.names, tags, share_of(tags, data.train.counts))
     model = build(config, torch.from_numpy(priors.tags), data.protocol.max_history, data.events.time_unit == "seconds").to(job.device)
     recommender = PriorRecommender(model, SCALE, job.device, priors.names)
     job.log.write("priors", note=f"{len(model.heads)} heads",

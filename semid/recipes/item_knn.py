@@ -44,13 +44,13 @@ def smoke() -> Config:
 
 
 def run(config: Config, data: Split, job: Job) -> ItemRecommender:
-    scorer, chosen, value = tune(config, data)
+    scorer, chosen, value = tune(config, data, data.protocol.seen)
     if value is not None:
         job.log.write("item_knn", note="chosen on validation", chosen=chosen, **{"ndcg@10": value})
     return ItemRecommender(scorer, SCALE)
 
 
-def tune(config: Config, data: Split, seen: Seen = "keep") -> tuple[ItemKNN, dict[str, float], float | None]:
+def tune(config: Config, data: Split, seen: Seen) -> tuple[ItemKNN, dict[str, float], float | None]:
     """Return (scorer, chosen settings, validation NDCG@10, None where there is nothing to choose).
 
     Coordinate-wise search, from the first value of each tuple; ties go to the earlier one.

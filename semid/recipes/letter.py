@@ -22,7 +22,7 @@ import torch
 from semid import generation
 from semid.coding import Coder, made_once
 from semid.collaborative import behaviour_vectors
-from semid.generation import generate, refuse_nested_codes
+from semid.generation import generate, refuse_nested
 from semid.newcomers import Newcomers
 from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
@@ -84,7 +84,7 @@ class Config:
     lightgcn: LightGCNSettings = LightGCNSettings()
 
     def __post_init__(self):
-        refuse_nested_codes(self.tiger, self.two_level)
+        refuse_nested(self.two_level, self.tiger)
 
 
 def smoke() -> Config:

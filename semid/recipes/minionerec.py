@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from semid import fine_tuning
-from semid.alignment import Alignment, align
+from semid.alignment import Alignment, align, check
 from semid.coding import Coder, made_once
 from semid.data.tasks import TaskBatches
 from semid.fine_tuning import NEW, SMALL, FineTuning, opened, prepared, titles_of, tuned
@@ -83,6 +83,7 @@ def smoke() -> Config:
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    check(config.alignment, data)
     torch.manual_seed(job.seed)
     tuning = config.tuning
     titles = titles_of(data.catalog, "minionerec") if config.has_title_tasks else data.catalog.titles

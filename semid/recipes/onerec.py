@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semid.alignment import judged
+from semid.alignment import judged, want_judges
 from semid.coding import Coder, made_once
 from semid.data.batch import SessionBatches, case_batches
 from semid.decoding.session import session_search
@@ -87,6 +87,12 @@ class IPA:
     reward_steps: int = 2000
     towers: tuple[float, float] = (1.0, 1.0)
     optimization: Optimization = Optimization(learning_rate=1e-4, warmup=20, weight_decay=0.0, clip=1.0)
+
+    def __post_init__(self):
+        if self.group < 2:
+            raise ConfigError(f"onerec.ipa.group: want two sessions at least, a best and a worst, got {self.group}")
+        if not 0 <= self.ratio <= 1:
+            raise ConfigError(f"onerec.ipa.ratio: want a share in [0, 1], got {self.ratio}")
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,10 @@ class SessionRecommender(CodeRecommender):
 
 
 def run(config: Config, data: Split, job: Job) -> SessionRecommender:
+    if config.ipa.rounds:
+        want_judges(data)
+        if len(_with_sessions(config, data)) < 2:
+            raise ConfigError("onerec.ipa: want two users at least with sessions, one for each reward model; set ipa.rounds=0")
     torch.manual_seed(job.seed)
     ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
     generator = build(config, ids).to(job.device)
@@ -217,13 +227,9 @@ def report_experts(generator: SessionGenerator, batch: Batch, job: Job) -> None:
 def align_sessions(recommender: SessionRecommender, config: Config, data: Split, job: Job) -> None:
     """Rounds of DPO on the generator's own sessions, in place; kept only if held-out cases don't fall (`alignment.judged`).
 
-    The reward model learns from the users of even rows, the one that judges afterwards from the others.
+    The reward model learns from every second user, the one that judges afterwards from the others.
     """
     ipa, generator = config.ipa, cast("SessionGenerator", recommender.generator)
-    if ipa.group < 2:
-        raise ConfigError(f"onerec.ipa.group: want two sessions at least, a best and a worst, got {ipa.group}")
-    if not 0 <= ipa.ratio <= 1:
-        raise ConfigError(f"onerec.ipa.ratio: want a share in [0, 1], got {ipa.ratio}")
     seen = resolve_seen("auto", data.train)
     reward, judge = (train_reward(config, data, job, half) for half in (0, 1))
     weights = torch.tensor(ipa.towers[: len(reward.towers)], device=job.device)
@@ -246,9 +252,15 @@ def align_sessions(recommender: SessionRecommender, config: Config, data: Split,
         say("after")
 
 
+def _with_sessions(config: Config, data: Split) -> np.ndarray:
+    """Rows of the users whose training events hold an item to read and a session after it."""
+    least = 1 + (config.session if config.is_whole else 1)
+    return np.flatnonzero(np.diff(data.train.offsets) >= least)
+
+
 def train_reward(config: Config, data: Split, job: Job, half: int) -> SessionReward:
-    """Train a reward model on every second user."""
-    own = replace(data, train=data.train.take(data.train.user % 2 == half))
+    """Train a reward model on every second user of those who have sessions."""
+    own = replace(data, train=data.train.take(np.isin(data.train.user, _with_sessions(config, data)[half::2])))
     values = data.train.value
     median = None if values is None or not np.ptp(values) else float(np.median(values))
     model = SessionReward(len(data.catalog), towers=1 + (median is not None)).to(job.device)

@@ -20,6 +20,7 @@ import torch
 from semid.coding import made_once
 from semid.errors import DataError
 from semid.evaluation.beyond_accuracy import category_column
+from semid.generation import refuse_fusion
 from semid.recipes import semid
 from semid.recipes.semid import Config as TwoLevel
 from semid.recommenders import CodeRecommender
@@ -54,6 +55,9 @@ class Config:
     words: int = 4
     is_two_level: bool = False
     two_level: TwoLevel = TwoLevel()
+
+    def __post_init__(self):
+        refuse_fusion(self.two_level)
 
 
 def smoke() -> Config:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from semid import fine_tuning
-from semid.alignment import Alignment, align
+from semid.alignment import Alignment, align, check
 from semid.coding import made_once
 from semid.data.tasks import TaskBatches
 from semid.encoders.content import with_text_view
@@ -66,6 +66,7 @@ def smoke() -> Config:
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    check(config.alignment, data)
     torch.manual_seed(job.seed)
     tuning, titles = config.tuning, titles_of(data.catalog, "rere")
     backbone, tokenizer = opened(tuning, titles, NEXT_TITLE)

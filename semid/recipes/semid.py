@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semid.alignment import Alignment, align
+from semid.alignment import Alignment, align, check
 from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
@@ -123,13 +123,14 @@ def smoke() -> Config:
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
+    check(config.alignment, data)
     torch.manual_seed(job.seed)
     catalog, views = with_views(config.text, config.cf_dim, data, job)
     ids = made_once(config.codes, lambda: _coder(config, catalog, views, job).codes(data, job), data, job)
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
-    scorer, _, _ = item_knn.tune(config.scorer, data)
+    scorer, _, _ = item_knn.tune(config.scorer, data, data.protocol.seen)
     return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
 
 

@@ -5,7 +5,7 @@ the settings of its code for T5 on Toys. Status: paper's shape and defaults, fro
 a history in one pass of a small T5, for machines without a GPU; `setrec:no_cf`, `setrec:no_semantic` and `setrec:no_sparse` (vectors of an
 item see each other) are ablations.
 Deviations: (1) those of `generators.setrec`; (2) the text encoder is the one at hand (the code: sentence-t5-base); (3) beta, the weight of
-content in a score, is chosen on validation (the code: on test), where looks during training take .5.
+content in a score, is chosen on validation (the code: on test), where looks during training take .5; (4) no sample has an empty history.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from semid.alignment import Alignment, align
+from semid.alignment import Alignment, align, check
 from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
@@ -82,6 +82,7 @@ def smoke() -> Config:
 
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
+    check(config.alignment, data)
     torch.manual_seed(job.seed)
     return generate(config, made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job), data, job)
 
@@ -113,8 +114,8 @@ def with_content(catalog: Catalog, view: str, text: str, job: Job) -> Catalog:
     """Return the catalogue with the content view that is tokenized. Raises `DataError` where there is no content."""
     catalog = with_text_view(catalog, text, log=job.log, device=job.device)
     if view not in catalog.views:
-        raise DataError(f"this recipe makes codes of content, but the catalogue has no text and no view {view!r}; "
-                        f"give items with text (--items), or vectors (--view {view}=FILE.npy), or use semid, which also codes behaviour")
+        raise DataError(f"this recipe reads the content of items, but the catalogue has no text and no view {view!r}; "
+                        f"give items with text (--items), or vectors (--view {view}=FILE.npy), or use semid, which also reads behaviour")
     return catalog
 
 

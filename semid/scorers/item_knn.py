@@ -108,7 +108,8 @@ def _merged(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, shrink: float = 10.0, norm: float = 0.5,
                      seed: int = 0) -> np.ndarray:
-    """Collaborative vectors float32 [N, dim]: truncated SVD of the symmetric item-kNN matrix, columns scaled by sqrt(singular value).
+    """Collaborative vectors float32 [N, min(N, dim)]: truncated SVD of the symmetric item-kNN matrix, columns scaled by sqrt(singular
+    value).
 
     Seconds, deterministic, no neural training. Items without training events get zeros.
     """

@@ -247,9 +247,9 @@ class Engine:
             ids = list(dict.fromkeys(map(str, item_ids)))
             if not ids:
                 raise DataError(f"{kind}: want one item id or more, got none")
-            for id_ in ids:
-                self.snapshot.catalog.items.row(id_, "item")
-            return self._change(kind, pa.table({incoming.ID: pa.array(ids, pa.string())}), len(ids))
+            rows = np.array([self.snapshot.catalog.items.row(id_, "item") for id_ in ids])
+            changed = int((self.snapshot.alive[rows] != (kind == "restore")).sum())
+            return self._change(kind, pa.table({incoming.ID: pa.array(ids, pa.string())}), changed)
 
     def swap(self, run_folder: str | Path) -> None:
         """Put another run in place, or the same one with what other processes changed. Answers under way end with the old one."""

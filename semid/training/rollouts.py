@@ -75,18 +75,23 @@ class Rollouts:
     """Groups with rewards: extra["candidates"] int64 [B, G] and extra["reward"] float32 [B, G].
 
     batches: one target a row, after the whole history (`data.batch.TargetBatches`). adds_target: where the group misses the target
-    it replaces the last item, so that no group teaches nothing (off in the papers' scripts). Raises `DataError` for a reward
-    of the wrong shape or with a NaN, `ConfigError` for groups with fewer items than asked for.
+    it replaces the last item, so that no group teaches nothing (off in the papers' scripts). codes integer [N, L]: an item that shares
+    the target's codes is the target, since the model writes the same for both. Raises `DataError` for a reward of the wrong shape or with
+    a NaN, `ConfigError` for groups with fewer items than asked for.
     """
 
-    def __init__(self, batches: Batches, propose: Proposal, reward: Reward, *, device: str = "cpu", adds_target: bool = False):
+    def __init__(self, batches: Batches, propose: Proposal, reward: Reward, codes: Tensor, *, device: str = "cpu",
+                 adds_target: bool = False):
         self.batches, self.propose, self.reward, self.device, self.adds_target = batches, propose, reward, device, adds_target
+        self.codes = codes
         self.steps_per_epoch = batches.steps_per_epoch
 
     def at(self, step: int) -> Batch:
         batch, target, items = _proposed(self.batches.at(step).to(self.device), self.propose)
+        is_target = _equal(self.codes, items, target)
+        items = torch.where(is_target, target[:, None], items)
         if self.adds_target:
-            missed = ~(items == target[:, None]).any(1)
+            missed = ~is_target.any(1)
             items[missed, -1] = target[missed]
         with torch.no_grad():
             reward = self.reward(items, target, batch)
@@ -98,7 +103,7 @@ class Pairs:
     """The target against the best-ranked misses: extra["chosen"] int64 [B] and extra["rejected"] int64 [B, K].
 
     propose: more than K items a row, of which the first K that are not the target are rejected; the model's own beams are hard
-    negatives, `uniform` gives random ones. codes integer [N, L]: items that share the target's codes are no negatives.
+    negatives. codes integer [N, L]: items that share the target's codes are no negatives.
     """
 
     def __init__(self, batches: Batches, propose: Proposal, codes: Tensor, *, negatives: int, device: str = "cpu"):
@@ -107,7 +112,7 @@ class Pairs:
 
     def at(self, step: int) -> Batch:
         batch, target, items = _proposed(self.batches.at(step).to(self.device), self.propose)
-        is_target = (self.codes[items] == self.codes[target][:, None]).all(2)  # [B, G]
+        is_target = _equal(self.codes, items, target)  # [B, G]
         order = is_target.int().argsort(dim=1, stable=True)[:, : self.negatives]
         rejected = items.gather(1, order).masked_fill(is_target.gather(1, order), -1)
         return replace(batch, extra={**batch.extra, "chosen": target, "rejected": rejected})
@@ -116,7 +121,8 @@ class Pairs:
 class RewardedPairs:
     """Best against worst of each group by reward (OneRec's iterative preference alignment), over `Rollouts`.
 
-    Groups whose rewards differ by `gap` or less give no pair: their rejected item is -1, their chosen one the target.
+    Groups whose rewards differ by `gap` or less, and items with the same codes, give no pair: their rejected item is -1, their chosen one
+    the target.
     """
 
     def __init__(self, rollouts: Rollouts, *, gap: float = 0.0):
@@ -127,14 +133,15 @@ class RewardedPairs:
         batch = self.rollouts.at(step)
         items, reward = batch.extra["candidates"], batch.extra["reward"]
         (high, best), (low, worst) = reward.max(1, keepdim=True), reward.min(1, keepdim=True)
-        is_pair = high - low > self.gap  # [B, 1]
-        chosen = torch.where(is_pair, items.gather(1, best), batch.target.amax(1, keepdim=True)).squeeze(1)
-        return replace(batch, extra={**batch.extra, "chosen": chosen, "rejected": items.gather(1, worst).masked_fill(~is_pair, -1)})
+        best, worst = items.gather(1, best), items.gather(1, worst)
+        is_pair = (high - low > self.gap) & ~_equal(self.rollouts.codes, worst, best.squeeze(1))  # [B, 1]
+        chosen = torch.where(is_pair, best, batch.target.amax(1, keepdim=True)).squeeze(1)
+        return replace(batch, extra={**batch.extra, "chosen": chosen, "rejected": worst.masked_fill(~is_pair, -1)})
 
 
-def uniform(num_items: int, count: int) -> Proposal:
-    """Propose `count` random items a row, drawn with replacement from torch's generator."""
-    return lambda batch: torch.randint(num_items, (len(batch), count), device=batch.item.device)
+def _equal(codes: Tensor, items: Tensor, other: Tensor) -> Tensor:
+    """bool [B, G]: whether items [B, G] have the codes of other [B]."""
+    return (codes[items] == codes[other][:, None]).all(2)
 
 
 def _proposed(batch: Batch, propose: Proposal) -> tuple[Batch, Tensor, Tensor]:

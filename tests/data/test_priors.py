@@ -74,3 +74,12 @@ def test_an_unknown_prior_gets_the_nearest_name():
     assert number_of("genre=yy", names) == 1
     with pytest.raises(DataError, match=r"unknown prior 'genre=y' \(did you mean 'genre=yy'\?\); this model knows: genre=x, genre=yy"):
         number_of("genre=y", names)
+
+
+def test_bands_have_names_of_their_own_and_numbers_of_any_size_are_read():
+    items = catalog(seen=[1_600_000_000 + second for second in range(6)], ean=[2**62 + number * 4096 for number in range(6)])
+    priors = priors_of(items, train((0, 1, 2, 3, 4, 5)), ("seen", "ean"), most=3)
+    assert len(set(priors.names)) == len(priors.names)
+    assert priors.names[0] == "seen=1600000000.."
+    day = priors_of(catalog(x=["a"] * 6), train((0, 1, 2), times=[8 * 10**8, 8 * 10**8 + 1, 8 * 10**8 + 2]), ("first_seen",), most=3)
+    assert day.names[:2] == ("first_seen=1995-05-09.. (1)", "first_seen=1995-05-09.. (2)")

@@ -60,6 +60,7 @@ def test_mistakes_are_explained(where, message):
     "read_text('/etc/passwd') = 'x'", "getenv('HOME') = 'x'", "current_setting('memory_limit') = 'x'",
     "count(*) > 1", "price = ?",
     "price = $1", "columns(*) is null", "*", "row_number() over () = 1", "list_filter(categories, x -> true) = []", "#1 = 1",
+    "length(replace(replace(brand, 'a', 'aaaaaaaaaaaa'), 'a', 'aaaaaaaaaaaa')) > 5",
     "repeat('x', 1000000000) = 'x'", "random() < 0.5", "price > (with t as (select 1 as x) select x from t)", "true /*",
     "price < 10) or (price > 20", "price < 10)", "(price < 10", "true;", "true order by price", "true offset 1", "true window w as ()",
     "catalog.price = 5",

@@ -128,3 +128,8 @@ def test_miscalibration_by_hand():
     got = beyond.miscalibration(lists([[0, 1], [0, 0], [0, 2], [0, 1], [2, -1]]), shares, history, 2)
     one_sided = 0.5 * np.log(0.5 / (0.99 + 0.01 * 0.5)) + 0.5 * np.log(0.5 / (0.01 * 0.5))
     np.testing.assert_allclose(got, [0, one_sided, 0, np.nan, np.nan], atol=1e-12)
+
+
+@pytest.mark.parametrize("column", [pa.array([None, None], pa.string()), pa.array([[], []], pa.list_(pa.string()))])
+def test_a_column_of_categories_without_any_is_none(column):
+    assert beyond.known_categories(Catalog(IdMap(["a", "b"]), pa.table({"category": column}))) is None

@@ -138,3 +138,13 @@ def test_the_gradient_of_the_contrast_is_that_of_sampled_softmax():
         grads.append((loss.item(), z.grad.numpy(), table.grad.numpy()))
     for ours, theirs in zip(*grads, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_no_contrast_is_below_zero_where_products_are_rounded():
+    """A target that was drawn is a part of the sum it is compared with: both must be the same rounding of one product."""
+    torch.manual_seed(0)
+    z, table = normalize(torch.randn(64, 32), dim=1), normalize(torch.randn(40, 32), dim=1)
+    z = normalize(table[torch.arange(64) % 40] + 0.1 * z, dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = future_contrast(z.bfloat16(), table, torch.arange(64), torch.arange(64) % 40, torch.randperm(40), torch.tensor(100.0))
+    assert loss.min() >= 0

@@ -14,6 +14,7 @@ from semid.errors import ConfigError, DataError
 from semid.recipes import human_priors
 from semid.run import load, train
 from semid.training.job import Job
+from semid.training.log import Log
 from semid.types import Catalog
 from tests.toyworld.world import walk
 
@@ -71,3 +72,17 @@ def test_items_without_categories_are_told_what_is_missing():
 def test_settings_that_cannot_work_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         human_priors.run(replace(SHORT, **changes), walk(users=20), Job())
+
+
+def test_the_control_of_shuffled_tags_weighs_its_heads_by_the_tags_it_has():
+    """Item 0 is half of all events: whose head it is then decides the shares."""
+    world, records = walk(users=60), []
+    popular = world.train.item.copy()
+    popular[::2] = 0
+    world = replace(world, train=replace(world.train, item=popular))
+    recommender = human_priors.run(replace(SHORT, is_shuffled=True), world, Job(log=Log(view=records.append)))
+    tags = recommender.scorer.tags.numpy()
+    assert tags.sum(1).tolist() == [1] * 64
+    own = np.array([world.train.counts[tags[:, head]].sum() for head in range(tags.shape[1])]) / len(world.train)
+    share = next(record["share"] for record in records if "share" in record)
+    np.testing.assert_allclose(list(share.values()), own, atol=1e-4)

@@ -159,8 +159,23 @@ def test_variants_train_and_write_slates(variant):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"ipa": replace(SHORT.ipa, group=1)}, "want two sessions at least, a best and a worst, got 1"),
-    ({"ipa": replace(SHORT.ipa, ratio=1.5)}, r"want a share in \[0, 1\], got 1.5"),
+    ({"group": 1}, "want two sessions at least, a best and a worst, got 1"),
+    ({"ratio": 1.5}, r"want a share in \[0, 1\], got 1.5"),
+])
+def test_alignment_that_cannot_work_is_refused_before_anything_else(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(SHORT.ipa, **changes)
+
+
+def test_a_lone_user_is_told_that_two_reward_models_need_two():
+    world, records = walk(users=30), []
+    lone = replace(world, train=world.train.take(world.train.user == 1))
+    with pytest.raises(ConfigError, match=r"want two users at least with sessions.*set ipa.rounds=0"):
+        onerec.run(SHORT, lone, Job(log=Log(view=records.append)))
+    assert records == []
+
+
+@pytest.mark.parametrize(("changes", "message"), [
     ({"bad_share": 0.5}, "leaves out sessions of low value, but these events have no values"),
     ({"active": 5}, "want 1 to 4 active ones of 4, got 5"),
 ])

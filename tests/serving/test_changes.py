@@ -103,6 +103,7 @@ def test_removed_items_are_never_shown_but_may_be_read(copied):
     engine = Engine.open(copied)
     change = engine.remove(["i6", "i7"])
     assert (change.kind, change.count, change.items) == ("remove", 2, 58)
+    assert engine.remove(["i6"]).count == 0  # it was removed already
     assert set(shown(engine)) == {f"i{row}" for row in range(60)} - {"i6", "i7"}
     assert "i6" not in {near.item_id for near in engine.similar("i0", 60)}
     assert engine.search("garden hose", 60)

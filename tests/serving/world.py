@@ -13,8 +13,8 @@ from semid.run import Run
 KINDS = ("garden hose", "oak table", "wool scarf", "steel kettle", "paper lamp", "glass vase")
 COLOURS = ("red", "blue", "green", "black", "white", "yellow", "grey", "brown", "pink", "violet")
 ITEMS = 60
-SMALL = {"text": "hashed", "size": 8, "width": 16, "layers": 2, "feedforward": 32, "cf_dim": 8, "epochs": 3, "tokens": 256,
-         "beams": 20}
+SMALL = {"text": "hashed", "size": 8, "width": 16, "layers": 2, "feedforward": 32, "cf_dim": 8, "epochs": 3, "epoch_steps": 20,
+         "tokens": 256, "beams": 20}
 
 
 def items(rows: range = range(ITEMS)) -> pa.Table:

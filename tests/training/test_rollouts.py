@@ -8,10 +8,12 @@ import torch
 
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.errors import ConfigError, DataError
-from semid.training.rollouts import Collaborative, Pairs, RewardedPairs, Rollouts, Semantic, Sum, rank, rule, uniform
+from semid.training.rollouts import Collaborative, Pairs, RewardedPairs, Rollouts, Semantic, Sum, rank, rule
 from tests.toyworld.world import ITEMS, walk
 
 TARGETS = TargetBatches(walk(users=40).train, max_length=20, batch_size=6, seed=0)
+OWN = torch.arange(ITEMS)[:, None]
+"""A code of its own for every item."""
 
 
 def after_target(batch):
@@ -49,7 +51,7 @@ def test_other_rewards_are_functions_of_item_rows():
 
 
 def test_rollouts_hold_groups_and_their_rewards_and_are_a_function_of_the_step():
-    rollouts = Rollouts(TARGETS, after_target, rule)
+    rollouts = Rollouts(TARGETS, after_target, rule, OWN)
     batch = rollouts.at(3)
     assert rollouts.steps_per_epoch == TARGETS.steps_per_epoch
     assert torch.equal(batch.extra["candidates"], after_target(batch))
@@ -59,7 +61,7 @@ def test_rollouts_hold_groups_and_their_rewards_and_are_a_function_of_the_step()
 
 
 def test_a_target_is_added_only_to_groups_that_miss_it():
-    batch = Rollouts(TARGETS, after_target, rule, adds_target=True).at(0)
+    batch = Rollouts(TARGETS, after_target, rule, OWN, adds_target=True).at(0)
     assert (batch.extra["reward"].sum(1) == 1).all()
     plain = after_target(batch)
     assert torch.equal(batch.extra["candidates"][::2], plain[::2])
@@ -81,18 +83,27 @@ def test_pairs_take_the_best_misses_and_skip_items_with_the_targets_codes():
 
 
 def test_best_against_worst_needs_a_difference():
-    batch = RewardedPairs(Rollouts(TARGETS, after_target, Sum((rule, rank)))).at(0)
+    batch = RewardedPairs(Rollouts(TARGETS, after_target, Sum((rule, rank)), OWN)).at(0)
     target = batch.target.amax(1)
     assert torch.equal(batch.extra["chosen"], target)  # the hit, or the target itself where there is no pair
     assert ((batch.extra["rejected"][::2, 0] - target[::2]) % ITEMS).tolist() == [1, 1, 1]  # the highest-ranked miss is the worst
     assert (batch.extra["rejected"][1::2] == -1).all()
 
 
-def test_random_proposals_cover_the_catalogue():
-    torch.manual_seed(0)
+def test_an_item_with_the_codes_of_the_target_is_the_target_to_every_reward_and_pair():
+    """The model writes the same for both, so one of them can't be right and the other the worst miss."""
+    codes = OWN.clone()
     batch = TARGETS.at(0)
-    items = torch.cat([uniform(ITEMS, 8)(batch) for _ in range(20)])
-    assert items.unique().numel() == ITEMS
+    target = batch.target.amax(1)
+    codes[after_target(batch)[1, 0]] = codes[target[1]]  # in the second row, whose group misses the target, the first item is its twin
+    found = Rollouts(TARGETS, after_target, Sum((rule, rank)), codes).at(0)
+    assert found.extra["candidates"][1, 0] == target[1]
+    assert found.extra["reward"][1].argmax() == 0
+    pairs = RewardedPairs(Rollouts(TARGETS, after_target, Sum((rule, rank)), codes)).at(0)
+    assert pairs.extra["chosen"][1] == target[1]
+    assert pairs.extra["rejected"][1, 0] == after_target(batch)[1, 1]
+    alike = RewardedPairs(Rollouts(TARGETS, after_target, Sum((rule, rank)), torch.zeros_like(codes))).at(0)
+    assert (alike.extra["rejected"] == -1).all()
 
 
 @pytest.mark.parametrize(("reward", "message"), [
@@ -103,12 +114,12 @@ def test_random_proposals_cover_the_catalogue():
 ])
 def test_broken_rewards_are_refused(reward, message):
     with pytest.raises(DataError, match=message):
-        Rollouts(TARGETS, after_target, reward).at(0)
+        Rollouts(TARGETS, after_target, reward, OWN).at(0)
 
 
 def test_groups_larger_than_the_catalogue_and_batches_of_many_targets_are_refused():
     with pytest.raises(ConfigError, match="want 4 items for every history, got 3 in one"):
-        Rollouts(TARGETS, lambda batch: torch.tensor([[0, 1, 2, -1]] * len(batch)), rule).at(0)
+        Rollouts(TARGETS, lambda batch: torch.tensor([[0, 1, 2, -1]] * len(batch)), rule, OWN).at(0)
     many = SequenceBatches(walk(users=40).train, max_length=20, tokens=100, seed=0)
     with pytest.raises(ConfigError, match="one target a row"):
-        Rollouts(many, after_target, rule).at(0)
+        Rollouts(many, after_target, rule, OWN).at(0)

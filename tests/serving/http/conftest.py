@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("service") / "run"
     data = semid.read(FOLDER, item_core=40)
     semid.train("semid", data, out=folder, device="cpu", settings={
-        "text": "hashed", "epochs": 1, "size": 32, "width": 32, "layers": 1, "cf_dim": 16, "beams": 20})
+        "text": "hashed", "epochs": 1, "epoch_steps": 0, "size": 32, "width": 32, "layers": 1, "cf_dim": 16, "beams": 20})
     return folder
 
 

@@ -174,6 +174,7 @@ def test_sighup_reads_the_run_folder_again_without_a_failed_request(start, tmp_p
     assert set(codes) == {200}
 
 
+@pytest.mark.slow
 def test_a_client_that_never_finishes_its_head_is_given_up(start):
     server = start()
     with server.connect() as slow:
@@ -183,6 +184,7 @@ def test_a_client_that_never_finishes_its_head_is_given_up(start):
         assert 0.5 < time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_body_that_trickles_in_is_answered_408(start):
     server = start()
     with server.connect() as slow:
@@ -192,6 +194,7 @@ def test_a_body_that_trickles_in_is_answered_408(start):
     assert b"did not arrive within 0.5 seconds" in answer
 
 
+@pytest.mark.slow
 def test_an_endless_head_is_cut_off(start):
     server = start()
     sent = 0
@@ -210,6 +213,7 @@ def test_a_million_items_are_refused_before_they_are_read(start):
     assert answer.status_code == 413
 
 
+@pytest.mark.slow
 def test_garbage_on_the_wire_is_answered_400(start):
     server = start()
     with server.connect() as wire:
