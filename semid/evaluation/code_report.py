@@ -101,10 +101,11 @@ def _keeps(report: CodesReport) -> str:
     """What the codes tell of the vectors and categories."""
     errors = [kind for kind in KINDS if any(kind in way.error for way in report.ways)]
     lengths = _lengths(report) if report.ground.category else 0
+    deep = min(2, max(way.depth for way in report.ways))
     head = [page.head("Way of making codes", numeric=False), *(page.head(f"Left of {kind}", sortable=True) for kind in errors),
             *(page.head(f"Same category: {FIRST[k]}", sortable=True) for k in range(lengths)),
-            *(page.head(f"Level {level + 1}: used as if", sortable=True) for level in range(min(2, max(w.depth for w in report.ways))))]
-    deep, rows = min(2, max(way.depth for way in report.ways)), []
+            *(page.head(f"Level {level + 1}: used as if", sortable=True) for level in range(deep))]
+    rows = []
     for way in report.ways:
         cells = [_number(way.error.get(kind), lambda value: fraction(value, 2)) for kind in errors]
         pure = way.purity or []
