@@ -22,7 +22,7 @@ KNOWS_NO_ORDER = {"popularity": 0.0, "ease": 0.3, "lightgcn": 0.3, "ngcf": 0.3, 
 """Floors of systems that cannot know the direction of the walk; all others must nearly always be right."""
 
 
-SLOW = ("minionerec", "rere", "colarec", "discrec", "mmgrec", "onerec")
+SLOW = ("minionerec", "rere", "colarec", "cost", "discrec", "mmgrec", "onerec")
 """Systems whose training takes ten seconds or more; `test_same_seed_gives_the_same_bits` trains all for a few steps."""
 
 
@@ -70,6 +70,7 @@ def test_the_defaults_learn_a_log_whose_epoch_is_a_single_batch(name):
     assert measure(train(name, world).recommender, world, seen="remove")["ndcg@10"] >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["letter", "cost"])
 def test_codes_of_a_tokenizer_work_under_the_two_level_generator_too(name, tmp_path):
     world, module = walk(), find_recipe(name)[0]
