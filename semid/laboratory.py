@@ -15,6 +15,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -328,7 +329,8 @@ def some_users(train: Interactions, events: int, seed: int) -> Interactions:
 
 
 def of_run(run: Run) -> Laboratory:
-    """Return the codes of a run, measured as in the laboratory but for refit and probe; content is that of the items' texts, hashed.
+    """Return the codes of a run, measured as in the laboratory but for refit and probe; content is that of the items' texts, hashed, and
+    equal where the texts are.
 
     Raises `RunError` for a run without codes.
     """
@@ -336,7 +338,9 @@ def of_run(run: Run) -> Laboratory:
     bench = _bench_of(run.split, run.text_vectors, None)
     told = [record for record in read_records(run.folder / "metrics.jsonl") if "collisions" in record] if run.folder else []
     measured = replace(measure_codes(run.recipe, ids, bench), collisions=told[-1]["collisions"] if told else None)
-    return Laboratory((Way(measured, None, ids),), bench.ground, advise([measured], bench.ground))
+    same = sum(size for text, size in Counter(item_texts(run.catalog)).items() if text and size > 1)
+    ground = replace(bench.ground, twins={**bench.ground.twins, **({"content": same} if "content" in bench.kinds else {})})
+    return Laboratory((Way(measured, None, ids),), ground, advise([measured], ground))
 
 
 def report(laboratory: Laboratory, data: Split, *, name: str, seed: int, commands: Sequence[tuple[str, str]]) -> CodesReport:

@@ -179,6 +179,7 @@ def test_codes_of_a_run_are_measured_without_a_probe(tmp_path: Path, capsys: pyt
     assert told["items"] == 64
     assert told["measured"]["agreement"].keys() == {"behaviour", "content"}
     assert told["ground"]["category"] == "category"
+    assert told["ground"]["twins"]["content"] == 0  # all titles differ, also where words of one item alone are hashed to nothing
     assert Path(told["report"]).read_text(encoding="utf-8").count("<section") == 7
     assert cli.main(["codes", str(tmp_path / "run")]) == 0
     assert "What to do" in capsys.readouterr().out
