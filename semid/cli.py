@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -848,6 +847,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             say.out.print(overview(), soft_wrap=True)
             return 0
         if argv == ["--version"]:
+            from importlib.metadata import version  # a fifth of the time of --help
+
             say.out.print(version("semid"))
             return 0
         verb, rest = find_verb(argv)
