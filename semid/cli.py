@@ -88,7 +88,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     say.step("2. Train the baselines and semid on the same events, for a few epochs each, ask all the same questions: semid compare")
     with say.progress(quiet) as progress:
         table = compare_recipes(["semid:fusion"], split, out=out, settings=DEMO, log=_logs(out, progress))
-    page = _write_comparison(table, out, "MovieLens latest-small")
+    page = _write_comparison(table, out, "MovieLens latest-small, a few epochs")
     for seen in table.comparisons:
         say.show(*views.comparison(table, seen, wide=say.is_wide))
     say.step("3. Recommend: semid recommend")
