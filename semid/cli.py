@@ -637,7 +637,7 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     from semid import views
     from semid.evaluation.code_report import write
     from semid.files import write_json
-    from semid.laboratory import PROBE_NAME, SETTINGS, WAYS, check_way, compare_codes, default_ways, report
+    from semid.laboratory import PROBE_NAME, WAYS, check_way, compare_codes, default_ways, report, settings_of
 
     protocol = splitting.protocol()
     changes = flags.settings_by_recipe(settings, [*(ways or WAYS), PROBE_NAME])
@@ -650,8 +650,7 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
         found = compare_codes(ways, split, out=out, settings=changes, device=device, log=_logs(out, progress))
     top = found.best.name
     what = f"semid --set {shlex.quote(top)}" if top.startswith("codes=") else top
-    own = {**SETTINGS.get(top.partition(":")[0], {}), **changes.get(top, {})}
-    what += "".join(f" --set {shlex.quote(f'{setting}={value}')}" for setting, value in own.items())
+    what += "".join(f" --set {shlex.quote(f'{setting}={value}')}" for setting, value in settings_of(top, changes).items())
     folder = f"runs/{re.sub('[^a-z0-9_]+', '-', top)}"
     commands = [(f"semid train {what} --data {shlex.quote(data)}{flags.typed(reading, splitting)} --out {folder}",
                  "train in full on the codes that scored highest")]

@@ -157,7 +157,7 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
     if not len(data.valid):
         raise DataError("compare --codes: the small generator is scored on validation, and this split has no case of it; choose another")
     names = list(dict.fromkeys(ways or default_ways(data)))
-    changes = {name: {**SETTINGS.get(name.partition(":")[0], {}), **(settings or {}).get(name, {})} for name in names}
+    changes = {name: settings_of(name, settings or {}) for name in names}
     for name in names:
         check_way(name, changes[name])  # what is misspelt fails before minutes of fitting
     probe = override(PROBE, (settings or {}).get(PROBE_NAME, {}))
@@ -170,6 +170,11 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
     found = [_kept_or_measured(name, bench, changes[name], probe, jobs[name], folders[name]) for name in names]
     tested = _with_tests(found)
     return Laboratory(tuple(tested), bench.ground, advise([way.measured for way in tested], bench.ground))
+
+
+def settings_of(way: str, settings: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """Return what is changed of a way's recipe: `SETTINGS`, and over them those given for it."""
+    return {**SETTINGS.get(way.partition(":")[0], {}), **settings.get(way, {})}
 
 
 def short_name(way: str) -> str:

@@ -170,7 +170,10 @@ def test_a_prefix_with_more_items_than_codes_is_told_as_a_level_more(tmp_path: P
 
 
 def test_codes_of_a_run_are_measured_without_a_probe(tmp_path: Path, capsys: pytest.CaptureFixture):
-    run = train("semid:text_codes", world(), out=tmp_path / "run", settings={**SMALL, **TINY, "epochs": 1})
+    data = world()
+    titles = [f"{('red', 'green', 'blue', 'grey')[row % 4]} word{row}" for row in range(64)]  # all different, in words of their own alone
+    data = dataclasses.replace(data, catalog=dataclasses.replace(data.catalog, text={"title": titles}))
+    run = train("semid:text_codes", data, out=tmp_path / "run", settings={**SMALL, **TINY, "epochs": 1})
     measured = of_run(run).ways[0].measured
     assert (measured.probe, measured.churn, measured.seconds) == (None, None, None)
     assert measured.collisions["colliding_share_before"] >= 3 / 64
@@ -179,7 +182,7 @@ def test_codes_of_a_run_are_measured_without_a_probe(tmp_path: Path, capsys: pyt
     assert told["items"] == 64
     assert told["measured"]["agreement"].keys() == {"behaviour", "content"}
     assert told["ground"]["category"] == "category"
-    assert told["ground"]["twins"]["content"] == 0  # all titles differ, also where words of one item alone are hashed to nothing
+    assert told["ground"]["twins"]["content"] == 0, "hashed, words of one item alone are nothing"
     assert Path(told["report"]).read_text(encoding="utf-8").count("<section") == 7
     assert cli.main(["codes", str(tmp_path / "run")]) == 0
     assert "What to do" in capsys.readouterr().out

@@ -30,8 +30,8 @@ def bootstrap(values: np.ndarray, *, user: np.ndarray | None = None, samples: in
         raise DataError("bootstrap: want one value at least, got none; there are no cases to evaluate")
     rng = np.random.default_rng(seed)
     means = np.empty(samples)
-    if user is not None and len(cases := np.bincount(numbered(user))) < len(values):
-        total, step = np.bincount(numbered(user), values), max(1, CHUNK // len(cases))
+    if user is not None and len(cases := np.bincount(number := numbered(user))) < len(values):
+        total, step = np.bincount(number, values), max(1, CHUNK // len(cases))
         for begin in range(0, samples, step):
             drawn = rng.integers(0, len(cases), (min(step, samples - begin), len(cases)), dtype=np.int32)
             means[begin : begin + step] = total[drawn].sum(axis=1) / cases[drawn].sum(axis=1)

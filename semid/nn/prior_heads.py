@@ -134,9 +134,9 @@ def future_contrast(state: Tensor, table: Tensor, row: Tensor, target: Tensor, n
     total = torch.logsumexp(logits, dim=1)[row]
     place = torch.full((len(table),), -1, dtype=torch.int64, device=table.device)
     place[negatives] = torch.arange(len(negatives), device=table.device)
-    own = place[target]
-    is_drawn = own >= 0  # the target is in the sum once, as it shall be, and is the same number there: bfloat16 rounds the products
-    true = torch.where(is_drawn, logits[row, own.clamp_min(0)], true)
+    drawn_as = place[target]
+    is_drawn = drawn_as >= 0  # the target is in the sum once, as it shall be, and is the same number there: bfloat16 rounds the products
+    true = torch.where(is_drawn, logits[row, drawn_as.clamp_min(0)], true)
     norm = torch.where(is_drawn, total, torch.logaddexp(total, true))
     distinct, own = target.unique(return_inverse=True)
     with torch.no_grad():

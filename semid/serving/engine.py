@@ -344,10 +344,7 @@ class _Serving:
         recommender = _with_beams(self.recommender, group[0].request.beams)
         admitted, depth = group[0].admitted, group[0].depth
         batch = self.batch(group)
-        if isinstance(recommender, ItemRecommender):
-            found = recommender.recommend(batch, k=depth, allowed=admitted.mask, seen="remove")
-        else:
-            found = recommender.recommend(batch, k=depth, allowed=admitted.mask, constraint=admitted.constraint, seen="remove")
+        found = admitted.best(recommender, batch, depth)
         answers = []
         for asked, item, score in zip(group, found.item, found.score, strict=True):
             real = item >= 0

@@ -43,7 +43,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
     whole = history_batch([rows], [time], user, max_history=limit)
     whole.extra["seen"] = torch.from_numpy(hidden[None])
     code = recommender.first if isinstance(recommender, Fusion) else recommender
-    listed = recommender.recommend(whole, k=min(RANKED, len(snapshot)), seen="remove", allowed=snapshot.admitted(None, None).mask)
+    listed = snapshot.admitted(None, None).best(recommender, whole, min(RANKED, len(snapshot)))
 
     def one(item: int) -> Explanation:
         place = np.flatnonzero(listed.item[0] == item)

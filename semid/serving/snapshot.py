@@ -29,7 +29,7 @@ from semid.serving.contract import Neighbour
 from semid.serving.recent import Recent
 from semid.serving.together import Together
 from semid.tree import Constraint
-from semid.types import Catalog, IdMap
+from semid.types import Batch, Catalog, IdMap, Recommendations
 
 RULE_BYTES = 256 << 20
 """What masks of predicates, and the predicates, may take."""
@@ -47,6 +47,12 @@ class Admitted:
     mask: np.ndarray | None
     constraint: Constraint | None
     count: int
+
+    def best(self, recommender: CodeRecommender | ItemRecommender | Fusion, batch: Batch, k: int) -> Recommendations:
+        """Return the k best of these items for each history, without those that the batch hides (`extra["seen"]`)."""
+        if isinstance(recommender, ItemRecommender):
+            return recommender.recommend(batch, k=k, allowed=self.mask, seen="remove")
+        return recommender.recommend(batch, k=k, allowed=self.mask, constraint=self.constraint, seen="remove")
 
 
 @dataclass(frozen=True)
