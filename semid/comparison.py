@@ -22,7 +22,7 @@ from semid.evaluation.compare import Comparison, compare_runs
 from semid.evaluation.evaluate import Evaluation
 from semid.files import write_json
 from semid.recommenders import Fusion
-from semid.run import Run, configure, find_recipe, train
+from semid.run import FUSED, Run, configure, find_recipe, train
 from semid.training.log import Log
 from semid.types import Protocol, Split
 
@@ -74,7 +74,7 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
     if unknown := [recipe for recipe in settings if recipe not in names]:
         raise ConfigError(f"compare: settings for {unknown[0]!r}, which is not compared{did_you_mean(unknown[0], names)}; "
                           f"the systems are: {', '.join(names)}")
-    known = {*names, *(stem for recipe in names for stem, _, variant in [recipe.partition(":")] if variant == "fusion")}
+    known = {*names, *(stem for recipe in names for stem, _, variant in [recipe.partition(":")] if variant in FUSED)}
     if against is not None and against not in known:
         raise ConfigError(f"compare: unknown system {against!r} to test against{did_you_mean(against, known)}; want one of {names}")
     for recipe in names:
@@ -139,7 +139,7 @@ def save_result(folder: Path, data: str, entry: Entry) -> Path:
     about = {key: value for key, value in entry.run.about.items() if key != "format"}
     fused = isinstance(entry.run.recommender, Fusion) and entry.name == entry.run.recipe
     record = {"data_name": data, "system": entry.name, **about, "parameters": entry.parameters, "latency_ms": entry.latency,
-              "fusion_weight": entry.run.recommender.weight if fused else None, "promotion": entry.run.promotion,
+              "fusion_weights": entry.run.recommender.weights if fused else None, "promotion": entry.run.promotion,
               "test": {seen: evaluation.to_dict() for seen, evaluation in entry.evaluations.items()}}
     path = folder / f"{data}.{entry.run.split.protocol.hash}.{re.sub('[^a-z0-9_]+', '-', entry.name)}.{entry.seed}.json"
     write_json(path, record)

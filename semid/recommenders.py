@@ -6,6 +6,7 @@ Axes: B rows, N items, k list length, C candidates of a row.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from semid.files import write_atomically, write_json
 from semid.generators.parallel import Parallel
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
+from semid.scorers.shares import Shares
 from semid.tree import CodeTree, Constraint
 from semid.types import Batch, Recommendations, SemanticIds
 
@@ -188,48 +190,49 @@ class CodeRecommender:
 
 @dataclass(frozen=True)
 class Fusion:
-    """A generator and a scorer, pooled: (1 - weight) log p_generator + weight log p_scorer over the best items of both.
+    """A generator and scorers, pooled: the sum of weight x log p of each over the best items of all.
 
-    p_scorer is the row's scores divided by their sum (they must be >= 0), plus 1e-6 so that an item the scorer doesn't know
-    stays comparable. Candidates: the beams of the generator and as many of the scorer's best; each gets both exact scores.
+    weights: the generator's, then one a scorer. p of a scorer is the row's scores divided by their sum (they must be >= 0), plus 1e-6 so
+    that an item the scorer doesn't know stays comparable. Candidates: the beams of the generator and as many of each scorer's best; each
+    gets all exact scores.
     """
 
     first: CodeRecommender
-    second: ItemRecommender
-    weight: float
+    scorers: tuple[ItemRecommender, ...]
+    weights: tuple[float, ...]
 
     @torch.no_grad()
     def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int,
-                   constraint: Constraint | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (item int64 [B, C], log p_generator, log p_scorer float32 [B, C]); -1 / -inf where an item is listed twice."""
+                   constraint: Constraint | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (item int64 [B, C], -1 where an item is listed twice; log p of each part, float32 [B, C], -inf there)."""
         hidden = histories.seen if seen == "remove" else None
         generated = self.first.recommend(histories, k=depth, allowed=allowed, seen=seen, constraint=constraint)
-        scores = self.second.score(histories)
-        share = _log_share(scores)
-        _, known = top_items(mask_items(scores, allowed, hidden), depth)
-        item = torch.cat([torch.from_numpy(generated.item.astype(np.int64)), known], dim=1)
-        item, _ = item.sort(dim=1, descending=True)
+        lists, shares = [torch.from_numpy(generated.item.astype(np.int64))], []
+        for scorer in self.scorers:
+            scores = scorer.score(histories).to(lists[0].device)
+            shares.append(_log_share(scores))
+            lists.append(top_items(mask_items(scores, allowed, hidden), depth)[1])
+        item, _ = torch.cat(lists, dim=1).sort(dim=1, descending=True)
         item = item.masked_fill(torch.cat([torch.zeros_like(item[:, :1], dtype=torch.bool), item[:, 1:] == item[:, :-1]], 1), -1)
         first = self.first.score_items(histories, item)
-        return item, first, share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
+        return item, (first, *(share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf) for share in shares))
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
-        share = _log_share(self.second.score(histories)).gather(1, items.clamp_min(0))
-        return pool(self.first.score_items(histories, items), share, self.weight).masked_fill(items < 0, -torch.inf)
+        shares = [_log_share(scorer.score(histories).to(items.device)).gather(1, items.clamp_min(0)) for scorer in self.scorers]
+        return pool([self.first.score_items(histories, items), *shares], self.weights).masked_fill(items < 0, -torch.inf)
 
     def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
-        """As `CodeRecommender.with_items`; the scorer, which must be an item-kNN, knows nothing of the new items."""
-        scorer = cast("ItemKNN", self.second.scorer).with_items(len(codes))
-        return replace(self, first=self.first.with_items(codes, content), second=replace(self.second, scorer=scorer))
+        """As `CodeRecommender.with_items`; the scorers, each with a `with_items` of its own, know nothing of the new items."""
+        grown = tuple(replace(part, scorer=cast("ItemKNN | Shares", part.scorer).with_items(len(codes))) for part in self.scorers)
+        return replace(self, first=self.first.with_items(codes, content), scorers=grown)
 
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
                   constraint: Constraint | None = None) -> Recommendations:
         """constraint: of the generator's tree, where it is there already."""
-        item, first, second = self.candidates(histories, allowed=allowed, seen=seen, depth=max(k, self.first.beams),
-                                              constraint=constraint)
-        pooled = pool(first, second, self.weight).masked_fill(item < 0, -torch.inf)
+        item, parts = self.candidates(histories, allowed=allowed, seen=seen, depth=max(k, self.first.beams), constraint=constraint)
+        pooled = pool(parts, self.weights).masked_fill(item < 0, -torch.inf)
         by_item = item.argsort(dim=1)  # ties to the lower item row
         item, pooled = item.gather(1, by_item), pooled.gather(1, by_item)
         order = pooled.argsort(dim=1, descending=True, stable=True)[:, :k]
@@ -238,16 +241,24 @@ class Fusion:
 
     @property
     def num_parameters(self) -> int:
-        return self.first.num_parameters + self.second.num_parameters
+        return self.first.num_parameters + sum(part.num_parameters for part in self.scorers)
 
     def save(self, folder: Path) -> None:
         self.first.save(folder)
-        self.second.save(folder)
-        write_json(folder / "fusion.json", {"weight": self.weight})
+        for number, part in enumerate(self.scorers):
+            save_tensors(folder / scorer_file(number), tensors_of(part.scorer))
+        write_json(folder / "fusion.json", {"weights": self.weights})
 
     @classmethod
-    def load(cls, folder: Path, first: CodeRecommender, second: ItemRecommender) -> Fusion:
-        return cls(first, second, json.loads((folder / "fusion.json").read_text(encoding="utf-8"))["weight"])
+    def load(cls, folder: Path, first: CodeRecommender, scorers: tuple[ItemRecommender, ...]) -> Fusion:
+        about = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
+        weights = about["weights"] if "weights" in about else (1 - about["weight"], about["weight"])  # semid 0.1 knew one scorer
+        return cls(first, scorers, tuple(weights))
+
+
+def scorer_file(number: int) -> str:
+    """Name the file of one of a fusion's scorers; the first is where a scorer alone is."""
+    return f"scorer_{number}.safetensors" if number else "scorer.safetensors"
 
 
 def _log_share(scores: Tensor) -> Tensor:
@@ -255,11 +266,9 @@ def _log_share(scores: Tensor) -> Tensor:
     return (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
 
 
-def pool(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Return (1 - weight) first + weight second, where a weight of 0 or 1 drops the other side even if it is -inf."""
-    if weight == 0:
-        return first
-    return second if weight == 1 else (1 - weight) * first + weight * second
+def pool(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the weighted sum of the parts, where a weight of 0 drops a part even if it is -inf."""
+    return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True) if weight]).sum(0)
 
 
 def write_codes(path: Path, ids: SemanticIds) -> None:

@@ -50,7 +50,8 @@ def test_the_share_of_valid_beams_is_the_same_on_the_gpu():
     assert there == pytest.approx(valid_share(generator, histories(USERS), tree, beams=20))
 
 
-@pytest.mark.parametrize("name", [*(name for name in recipe_names() if name not in ("popularity", "ease", "item_knn")), "semid:fusion"])
+@pytest.mark.parametrize("name", [*(name for name in recipe_names() if name not in ("popularity", "ease", "item_knn")), "semid:fusion",
+                                  "semid:ensemble"])
 def test_a_recipe_learns_on_the_gpu_and_its_run_answers_alike_on_the_cpu(name, tmp_path):
     world = walk()
     run = train(name, world, out=tmp_path / "run", settings=settings_of(name), device="cuda")

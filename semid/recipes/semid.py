@@ -1,6 +1,7 @@
 """semid's default: a two-level generator over residual k-means codes of text and behaviour, softmax over real children.
 
-Source: this project. Status: default; `semid:fusion` pools it with item-kNN, the weight chosen on validation.
+Source: this project. Status: default; `semid:fusion` pools it with item-kNN, `semid:ensemble` with item-kNN and a SASRec, the weights
+chosen on validation.
 What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
@@ -14,9 +15,10 @@ the tokenizer alone.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -32,10 +34,12 @@ from semid.generators.two_level import TwoLevel
 from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
 from semid.protocols import Objective, Recommender, Tokenizer
-from semid.recipes import item_knn
-from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
+from semid.recipes import item_knn, sasrec
+from semid.recipes.sasrec import Config as SASRecSettings
+from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes, scorer_file
 from semid.run import load as load_run
 from semid.scorers.item_knn import spectral_vectors
+from semid.scorers.shares import Shares
 from semid.tokenizers.collisions import nearest_free_code, next_free
 from semid.tokenizers.product import Product
 from semid.tokenizers.residual_kmeans import ResidualKMeans
@@ -48,6 +52,7 @@ from semid.validation import measure, sample
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fusion": {"fusion": True},
+    "ensemble": {"fusion": True, "voices": ("item_knn", "sasrec")},
     "no_node": {"has_node_vectors": False},
     "no_content": {"text": "none"},
     "no_id": {"has_item_ids": False},
@@ -62,6 +67,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "letter_sid": {"codes": "letter_sid"},
 }
 VIEWS = ("text", "cf")
+AFTERWARDS = ("fusion", "voices", "scorer", "sasrec", "alignment", "trained_in")
+"""Settings of what follows the generator's training."""
+SHARES = "probability"
 DENSE = 50
 
 
@@ -80,10 +88,10 @@ class Config:
     over the data, or of `epoch_steps` batches where that is more. patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
-    beams: kept while decoding. fusion: pool with item-kNN, which is chosen among what `scorer` has. alignment: training on preferences or
-    rewards after that.
-    trained_in: folder of a finished run of the same settings, data and seed but for fusion, scorer and alignment, whose generator is
-    taken in place of training one; `{seed}` in it stands for the seed.
+    beams: kept while decoding. fusion: pool with `voices`: item-kNN, which is chosen among what `scorer` has, and a SASRec of the settings
+    `sasrec`, which trains after the generator. alignment: training on preferences or rewards, before any fusion.
+    trained_in: folder of a finished run of the same settings, data and seed but for fusion and alignment, whose generator is taken in
+    place of training one; `{seed}` in it stands for the seed.
     """
 
     text: str = "auto"
@@ -111,7 +119,9 @@ class Config:
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
     fusion: bool = False
+    voices: tuple[Literal["item_knn", "sasrec"], ...] = ("item_knn",)
     scorer: item_knn.Config = item_knn.Config()
+    sasrec: SASRecSettings = SASRecSettings()
     alignment: Alignment = Alignment()
     trained_in: str | None = None
     optimization: Optimization = Optimization(weight_decay=0.1)
@@ -130,8 +140,14 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
-    scorer, _, _ = item_knn.tune(config.scorer, data, data.protocol.seen)
-    return choose_weight(recommender, ItemRecommender(scorer, item_knn.SCALE), data, job)
+    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in config.voices}, data, job)
+
+
+def _voice(name: str, config: Config, data: Split, job: Job) -> ItemRecommender:
+    if name == "item_knn":
+        return ItemRecommender(item_knn.tune(config.scorer, data, data.protocol.seen)[0], item_knn.SCALE)
+    trained = sasrec.run(config.sasrec, data, job)
+    return ItemRecommender(Shares(cast("nn.Module", trained.scorer), len(data.catalog)).eval(), SHARES, job.device)
 
 
 def with_views(text: str, cf_dim: int, data: Split, job: Job) -> tuple[Catalog, tuple[str, ...]]:
@@ -180,7 +196,7 @@ def _trained(config: Config, ids: SemanticIds, data: Split, job: Job) -> dict[st
     run = load_run(folder)
     if not isinstance(run.config, Config):
         raise ConfigError(f"trained_in={folder}: want a run of semid, got one of {run.recipe}; name another folder, or train without it")
-    plain = lambda config: asdict(replace(config, fusion=False, scorer=item_knn.Config(), alignment=Alignment(), trained_in=None))
+    plain = lambda config: asdict(replace(config, **{name: getattr(Config, name) for name in AFTERWARDS}))
     wanted = {**plain(config), "seed": job.seed, "protocol": data.protocol.hash, "data": data.fingerprint}
     got = {**plain(run.config), "seed": run.about["seed"], "protocol": run.split.protocol.hash, "data": run.split.fingerprint}
     if other := [f"{name} {wanted[name]!r}, got {got[name]!r}" for name in wanted if wanted[name] != got[name]]:
@@ -261,30 +277,29 @@ def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Ten
     return torch.from_numpy(start)
 
 
-def choose_weight(first: CodeRecommender, second: ItemRecommender, data: Split, job: Job) -> Fusion:
-    """Pick the pooling weight by validation NDCG@10, under the seen rule that the data call for."""
-
+def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], data: Split, job: Job) -> Fusion:
+    """Pick the pooling weights, tenths that sum to 1, by validation NDCG@10 under the seen rule that the data call for."""
     seen = resolve_seen("auto", data.train)
     cases = sample(data.valid)
     if not len(cases):
-        raise ConfigError("semid:fusion: the split has no validation case to choose the weight on; use semid without fusion")
-    weights = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    gain = np.zeros(len(weights))
-    fusion = Fusion(first, second, 0.5)
+        raise ConfigError("semid:fusion: the split has no validation case to choose the weights on; use semid without fusion")
+    tenths = [others for others in itertools.product(range(11), repeat=len(voices)) if sum(others) <= 10]
+    tried = {tuple(share / 10 for share in (10 - sum(others), *others)): 0.0 for others in tenths}
+    fusion = Fusion(first, tuple(voices.values()), next(iter(tried)))
     for rows, batch in case_batches(data, cases):
-        item, ours, theirs = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
+        item, parts = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
         target = torch.from_numpy(cases.target[cases.target_offsets[rows]].astype(np.int64))
-        for index, weight in enumerate(weights):
-            score = pool(ours, theirs, weight).masked_fill(item < 0, -torch.inf)
+        for weights in tried:
+            score = pool(parts, weights).masked_fill(item < 0, -torch.inf)
             true = score.masked_fill(item != target[:, None], -torch.inf).amax(1, keepdim=True)
             ahead = (score > true) | ((score == true) & (item >= 0) & (item < target[:, None]))  # ties to the lower row, as in lists
             rank = ahead.sum(1)
-            gain[index] += torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0).sum().item()
-    gain /= len(cases)
-    best = int(gain.argmax())
-    job.log.write("fusion", note="weight chosen on validation", chosen=weights[best], seen=seen,
-                  tried=dict(zip(map(str, weights), gain.round(5).tolist(), strict=True)))
-    return Fusion(first, second, weights[best])
+            gain = torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0)
+            tried[weights] += gain.sum().item() / len(cases)
+    chosen = max(tried, key=lambda weights: tried[weights])
+    job.log.write("fusion", note="weights chosen on validation", chosen=dict(zip(("generator", *voices), chosen, strict=True)), seen=seen,
+                  tried={" ".join(map(str, weights)): round(value, 5) for weights, value in tried.items()})
+    return replace(fusion, weights=chosen)
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
@@ -310,4 +325,16 @@ def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fu
     generator = build(config, ids, len(weights["temporal.position.weight"]), start, weights.get("input.content"), "gap.weight" in weights)
     generator.load_state_dict(weights)
     recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams, normalise="children")
-    return Fusion.load(folder, recommender, ItemRecommender(item_knn.load_scorer(folder), item_knn.SCALE)) if config.fusion else recommender
+    if not config.fusion:
+        return recommender
+    return Fusion.load(folder, recommender, tuple(_load_voice(name, folder / scorer_file(number), config, catalog)
+                                                  for number, name in enumerate(config.voices)))
+
+
+def _load_voice(name: str, file: Path, config: Config, catalog: Catalog) -> ItemRecommender:
+    weights = load_tensors(file)
+    if name == "item_knn":
+        return ItemRecommender(item_knn.ItemKNN(**weights), item_knn.SCALE)
+    shares = Shares(sasrec.build(config.sasrec, len(catalog), len(weights["scorer.temporal.position.weight"])), len(catalog))
+    shares.load_state_dict(weights)
+    return ItemRecommender(shares.eval(), SHARES)

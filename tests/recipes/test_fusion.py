@@ -1,4 +1,4 @@
-"""The weight of semid's fusion: what is tried on validation is what lists are worth."""
+"""Semid's fusion: what is tried on validation is what lists are worth, and a trained voice is pooled as counts are."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from semid.data.batch import case_batches
+import semid
+from semid.data.batch import case_batches, history_batch
 from semid.generators.two_level import TwoLevel
-from semid.recipes.semid import choose_weight
-from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
+from semid.protocols import Recommender
+from semid.recipes.semid import choose_weights
+from semid.recommenders import CodeRecommender, ItemRecommender
 from semid.scorers.item_knn import ItemKNN
+from semid.scorers.shares import Shares
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.tree import CodeTree
+from semid.types import Batch, Split
 from tests.objectives.generators import path_codes
 from tests.toyworld.world import walk
 
@@ -29,12 +34,74 @@ def test_every_weight_is_worth_what_its_lists_are_and_no_tie_is_won_by_the_targe
     first = CodeRecommender(generator, ids, CodeTree.build(ids), beams=64, normalise="children")
     scorer = ItemKNN.fit(world.train, neighbours=1, profile=1)
     second = ItemRecommender(scorer if is_known else replace(scorer, weight=torch.zeros_like(scorer.weight)), "weighted co-occurrence")
-    chosen = choose_weight(first, second, world, Job(log=Log(view=records.append)))
+    chosen = choose_weights(first, {"item_knn": second}, world, Job(log=Log(view=records.append)))
     tried, seen = records[-1]["tried"], records[-1]["seen"]
-    for weight in (0.0, 0.5, 1.0):
-        gains = []
-        for rows, batch in case_batches(world, world.valid):
-            place = Fusion(first, second, weight).recommend(batch, k=10, seen=seen).item == world.valid.target[rows, None]
-            gains += (place / np.log2(np.arange(10) + 2)).sum(1).tolist()
-        assert tried[str(weight)] == pytest.approx(np.mean(gains), abs=1e-4)
-    assert tried[str(chosen.weight)] == max(tried.values())
+    for weights in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
+        assert tried[" ".join(map(str, weights))] == pytest.approx(worth(replace(chosen, weights=weights), world, seen), abs=1e-4)
+    assert tried[" ".join(map(str, chosen.weights))] == max(tried.values())
+
+
+def worth(recommender: Recommender, world: Split, seen: str) -> float:
+    """NDCG@10 of lists on validation."""
+    gains: list[float] = []
+    for rows, batch in case_batches(world, world.valid):
+        place = recommender.recommend(batch, k=10, seen=seen).item == world.valid.target[rows, None]
+        gains += (place / np.log2(np.arange(10) + 2)).sum(1).tolist()
+    return float(np.mean(gains))
+
+
+def test_a_third_voice_is_heard():
+    """A scorer that knows every answer is given all the weight, beside a generator and an item-kNN that know nothing."""
+    world, ids, records = walk(users=60), path_codes(), []
+    torch.manual_seed(0)
+    first = CodeRecommender(TwoLevel(ids, width=16, heads=2, feedforward=32, max_length=20).eval(), ids, CodeTree.build(ids), beams=8,
+                            normalise="children")
+    nothing = ItemKNN.fit(world.train, neighbours=1, profile=1)
+    nothing = replace(nothing, weight=torch.zeros_like(nothing.weight))
+    voices = {"item_knn": ItemRecommender(nothing, ""), "sasrec": ItemRecommender(Shares(Successor(world), len(ids)), "")}
+    chosen = choose_weights(first, voices, world, Job(log=Log(view=records.append)))
+    assert set(records[-1]["chosen"]) == {"generator", "item_knn", "sasrec"}
+    assert len(records[-1]["tried"]) == 66
+    assert worth(replace(chosen, weights=(1.0, 0.0, 0.0)), world, records[-1]["seen"]) < 0.5
+    assert worth(chosen, world, records[-1]["seen"]) == 1
+
+
+class Successor(nn.Module):
+    """Knows which item follows each."""
+
+    def __init__(self, world: Split):
+        super().__init__()
+        item = torch.from_numpy(world.events.item.astype(np.int64)).view(-1, 12)  # a row is a user's walk
+        self.table = nn.Parameter(torch.zeros(len(world.catalog), len(world.catalog)))
+        self.table.data[item[:, :-1].flatten(), item[:, 1:].flatten()] = 9.0
+
+    def score(self, batch: Batch) -> Tensor:
+        last = batch.item.gather(1, (batch.length - 1).clamp_min(0)[:, None]).squeeze(1)
+        return self.table[last.clamp_min(0)].masked_fill(last[:, None] < 0, 0.0)
+
+
+def test_shares_of_a_grown_catalogue_are_those_of_the_old_one_and_nothing():
+    model, batch = Successor(walk()), history_batch([np.array([1, 2])], [np.zeros(2, np.int64)], max_history=5)
+    grown = Shares(model, 64).with_items(2).with_items(1)
+    old = Shares(model, 64).score(batch)
+    assert old.sum().item() == pytest.approx(1)
+    assert old.max() > 0.9
+    assert torch.equal(grown.score(batch), torch.cat([old, torch.zeros(1, 3)], 1))
+    new = replace(batch, item=torch.tensor([[1, 65]]))
+    assert torch.equal(grown.score(new)[:, :64], torch.full((1, 64), 1 / 64))  # the later item says nothing
+
+
+def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_training_again(tmp_path):
+    """The generator of `semid` is that of `semid:ensemble`, so `trained_in` takes it; weights, voices and lists survive the folder."""
+    world = walk(users=60)
+    small = {"text": "none", "cf_dim": 8, "size": 4, "width": 16, "heads": 1, "feedforward": 32, "epochs": 1, "epoch_steps": 2}
+    voice = {"sasrec.width": 16, "sasrec.heads": 1, "sasrec.epochs": 1, "sasrec.epoch_steps": 2}
+    alone = semid.train("semid", world, out=tmp_path / "alone", settings=small)
+    run = semid.train("semid:ensemble", world, out=tmp_path / "run", settings={**small, **voice, "trained_in": str(tmp_path / "alone")})
+    again = semid.load(tmp_path / "run")
+    _, batch = next(case_batches(world, world.test))
+    assert list(again.systems) == ["semid", "semid:ensemble"]
+    assert again.recommender.weights == run.recommender.weights
+    for name, found in again.systems.items():
+        assert np.array_equal(found.recommend(batch, k=5).item, run.systems[name].recommend(batch, k=5).item)
+    assert np.array_equal(again.systems["semid"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)

@@ -319,9 +319,11 @@ def test_systems_with_a_numbered_last_level_take_new_items_too(recipe, tmp_path)
 
 
 @pytest.mark.slow
-def test_fusion_takes_new_items(tmp_path):
-    folder = world.train("semid:fusion", tmp_path / "run", {**world.SMALL, "epochs": 1}).folder
-    assert json.loads((folder / "fusion.json").read_text())["weight"] <= 1
+@pytest.mark.parametrize("voices", [("item_knn",), ("item_knn", "sasrec")])
+def test_fusion_takes_new_items(tmp_path, voices):
+    settings = {**world.SMALL, "epochs": 1, "voices": voices, "sasrec.epochs": 1}
+    folder = world.train("semid:fusion", tmp_path / "run", settings).folder
+    assert len(json.loads((folder / "fusion.json").read_text())["weights"]) == 1 + len(voices)
     engine = Engine.open(folder)
     engine.add(world.items(NEW))
     assert len(shown(engine)) == 66
