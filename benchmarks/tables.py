@@ -19,9 +19,9 @@ ORDER = ("popularity", "item_knn", "ease", "lightgcn", "ngcf", "alpharec", "sasr
          "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal",
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
-         "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion")
+         "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion", "semid:ensemble")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
-        "tiktok", "amazon-phones")
+        "ml-latest-small", "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
 """Of semid's variants those that change the codes alone, as `:two_level` of other recipes do."""
 NARROW = "†"
@@ -183,7 +183,8 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
     if not any(changes_codes(name) for name in systems):
         return []
     lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{PLAIN_CODES}`, "
-             "residual k-means on text (paired permutation, Holm).", ""]
+             "residual k-means on text (paired permutation, Holm). Those are GRID's; `semid:rqvae` are TIGER's, which DiscRec takes as well, "
+             "`semid:product` those of parallel generators (RPG), `semid:letter_sid` the ones that LETTER's authors published.", ""]
     rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
     return lines + tested_table("codes", rows, data, protocol, PLAIN_CODES) + trained_claims(data, protocol)
 
