@@ -24,12 +24,13 @@ from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.files import write_atomically, write_json
+from semid.generators.history import HistoryReader
 from semid.generators.parallel import Parallel
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.shares import Shares
 from semid.tree import CodeTree, Constraint
-from semid.types import Batch, Recommendations, SemanticIds
+from semid.types import Batch, Beams, Recommendations, SemanticIds
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -157,13 +158,15 @@ class CodeRecommender:
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
                   constraint: Constraint | None = None) -> Recommendations:
         """constraint: `tree.allow(allowed)`, where it is there already: a rule that many requests share is prepared once."""
-        batch = self.read(histories)
+        beams = self.search(self.read(histories), k=k, allowed=allowed, seen=seen, constraint=constraint)
+        return listed(histories, beams.item, beams.logp, "log probability")
+
+    def search(self, batch: Batch, *, k: int, allowed: np.ndarray | None, seen: str, constraint: Constraint | None) -> Beams:
+        """Return what `recommend` lists, as tensors; batch: what `read` returns."""
         if constraint is None and allowed is not None:
             constraint = self.tree.allow(allowed)
-        beams = beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
-                            constraint=constraint,
-                            seen=batch.seen if seen == "remove" else None)
-        return listed(histories, beams.item, beams.logp, "log probability")
+        return beam_search(self.generator, batch, self.tree, beams=max(self.beams, k), k=k, normalise=self.normalise,
+                           constraint=constraint, seen=batch.seen if seen == "remove" else None)
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
@@ -182,6 +185,13 @@ class CodeRecommender:
         """Return the histories as the generator takes them: on its device, the latest items."""
         batch = histories if histories.item.device == torch.device(self.device) else histories.to(self.device)
         return batch if self.max_history is None else latest(batch, self.max_history)
+
+    def remember(self, histories: Batch) -> Batch:
+        """Return what `read` does, with the state of each history where the generator keeps one: several calls then read it once."""
+        batch = self.read(histories)
+        if "state" in batch.extra or not isinstance(self.generator, HistoryReader):
+            return batch
+        return replace(batch, extra={**batch.extra, "state": self.generator.user(batch)})
 
     def save(self, folder: Path) -> None:
         save_tensors(folder / "generator.safetensors", self.generator.state_dict())
@@ -205,16 +215,20 @@ class Fusion:
     def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int,
                    constraint: Constraint | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return (item int64 [B, C], -1 where an item is listed twice; log p of each part, float32 [B, C], -inf there)."""
-        hidden = histories.seen if seen == "remove" else None
-        generated = self.first.recommend(histories, k=depth, allowed=allowed, seen=seen, constraint=constraint)
-        lists, shares = [torch.from_numpy(generated.item.astype(np.int64))], []
+        device, hidden = histories.item.device, histories.seen if seen == "remove" else None
+        batch = self.first.remember(histories)
+        beams = self.first.search(batch, k=depth, allowed=allowed, seen=seen, constraint=constraint)
+        lists, shares = [beams.item.to(device)], []
         for scorer in self.scorers:
-            scores = scorer.score(histories).to(lists[0].device)
+            scores = scorer.score(histories).to(device)
             shares.append(_log_share(scores))
-            lists.append(top_items(mask_items(scores, allowed, hidden), depth)[1])
-        item, _ = torch.cat(lists, dim=1).sort(dim=1, descending=True)
-        item = item.masked_fill(torch.cat([torch.zeros_like(item[:, :1], dtype=torch.bool), item[:, 1:] == item[:, :-1]], 1), -1)
-        first = self.first.score_items(histories, item)
+            lists.append(_others(top_items(mask_items(scores, allowed, hidden), depth)[1], torch.cat(lists, 1)))
+        others, item = torch.cat(lists[1:], 1), torch.cat(lists, 1)
+        others, place = others.sort(dim=1, descending=True)
+        width = int((others >= 0).sum(1).max())  # paths are walked for what the beams lack
+        late = self.first.score_items(batch, others[:, :width]).to(device)
+        late = torch.full_like(others, -torch.inf, dtype=late.dtype).scatter(1, place[:, :width], late)
+        first = torch.cat([beams.logp.to(device), late], 1)
         return item, (first, *(share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf) for share in shares))
 
     @torch.no_grad()
@@ -259,6 +273,11 @@ class Fusion:
 def scorer_file(number: int) -> str:
     """Name the file of one of a fusion's scorers; the first is where a scorer alone is."""
     return f"scorer_{number}.safetensors" if number else "scorer.safetensors"
+
+
+def _others(items: Tensor, known: Tensor) -> Tensor:
+    """Return items [B, C] with -1 for those that a row of known [B, D] has."""
+    return items.masked_fill((items[:, :, None] == known[:, None, :]).any(2), -1)
 
 
 def _log_share(scores: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from semid.decoding import fused, step
 from semid.decoding.normalise import Normalise, advance, check_levels, log_probabilities
 from semid.protocols import Generator, State
 from semid.tree import CodeTree
@@ -56,12 +57,12 @@ def score_items(generator: Generator, batch: Batch, tree: CodeTree, items: Tenso
     The same numbers as `exhaustive` at these items, for L steps of B * C rows.
     """
     weights = check_levels(tree, normalise, level_weights)
+    way = fused if tree.device.type == "cpu" else step
     rows, width = items.shape
     items = items.to(tree.device)
     path = tree.codes[items.clamp_min(0).flatten()].long()  # [B * C, L]
-    nodes = tree.node_of(path)
-    parent = torch.zeros(rows * width, dtype=torch.int64, device=tree.device)
-    logp = torch.zeros(rows * width, device=tree.device)
+    node = torch.zeros(rows * width, dtype=torch.int64, device=tree.device)
+    total = torch.zeros(rows * width, device=tree.device)
     row = torch.arange(rows, device=tree.device).repeat_interleave(width)
 
     state, codes = generator.start(batch), None
@@ -70,9 +71,7 @@ def score_items(generator: Generator, batch: Batch, tree: CodeTree, items: Tenso
         logits = logits.float()
         if level == 0:  # read once for the row, then one state for each candidate
             logits, state = logits[row], state.select(row)
-        below = log_probabilities(tree, level, logits, parent, normalise)
-        code = path[:, level]
-        codes = code.clamp_min(0)
-        logp = advance(logp, below.gather(1, codes[:, None]).squeeze(1), code, weight)
-        parent = nodes[:, level]
-    return logp.view(rows, width).masked_fill(items < 0, -torch.inf)
+        node, logp = way.follow(tree, level, logits, node, path[:, level].contiguous(), normalise=normalise)
+        total += weight * logp
+        codes = path[:, level].clamp_min(0)
+    return total.view(rows, width).masked_fill(items < 0, -torch.inf)

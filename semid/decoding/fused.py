@@ -1,6 +1,6 @@
 """Beam search on the CPU, fused: a level normalises, walks the children that exist, asks the limits and keeps the best in one loop.
 
-`prepare_limits`, `expand` and `search` return what those of `step` do: the same nodes in the same order, the same float32 scores.
+`prepare_limits`, `expand`, `follow` and `search` return what those of `step` do: the same nodes in the same order, the same float32 scores.
 They are quick since beams stay in arrays that no tensor operation touches, and a level
 
 - visits existing children only, and asks whether one is alive only if its score could enter the beam;
@@ -250,6 +250,35 @@ def expand(tree: CodeTree, level: int, logits: Tensor, beams: Paths, width: int,
     _expand(*tree.arrays[level], *limit.arrays[level], logp.numpy(), place, over_children, np.float32(weight), beams.node, beams.logp,
             node, score, row)
     return Paths(node, score), row
+
+
+@loop()
+def _follow(code, first, logits, over_children, node, wanted, out_node, out_logp):
+    """Fill what `step.follow` returns, [R] each; logits: log-probabilities where they need no sum over children."""
+    for row in range(len(node)):
+        lo, hi = first[node[row]], first[node[row] + 1]
+        at, end = lo, hi - 1
+        while at < end:
+            middle = (at + end) >> 1
+            if code[middle] < wanted[row]:
+                at = middle + 1
+            else:
+                end = middle
+        out_node[row] = at
+        out_logp[row] = 0.0
+        if wanted[row] >= 0:
+            norm = _children_normaliser(logits, row, code, lo, hi) if over_children else np.float32(0.0)
+            logp = logits[row, wanted[row]] - norm
+            out_logp[row] = np.float32(0.0) if logp > 0 else logp  # NaN stays
+
+
+def follow(tree: CodeTree, level: int, logits: Tensor, node: Tensor, code: Tensor, *, normalise: Normalise) -> tuple[Tensor, Tensor]:
+    """Return what `step.follow` returns."""
+    over_children = normalise == "children"
+    logp = logits.contiguous() if over_children else logits.log_softmax(1)
+    child, found = torch.empty_like(node), torch.empty(len(node))
+    _follow(*tree.arrays[level][:2], logp.numpy(), over_children, node.numpy(), code.numpy(), child.numpy(), found.numpy())
+    return child, found
 
 
 @loop()

@@ -100,6 +100,13 @@ def expand(tree: CodeTree, level: int, logits: Tensor, beams: Frontier, width: i
     return Frontier(pad(node, missing), pad(best, missing, value=-torch.inf)), row.flatten()
 
 
+def follow(tree: CodeTree, level: int, logits: Tensor, node: Tensor, code: Tensor, *, normalise: Normalise) -> tuple[Tensor, Tensor]:
+    """Return (the child int64 [R] of nodes [R] with the given codes int64 [R], which exist; its log-probability float32 [R], 0 for
+    padding). logits: float32 [R, V] of what follows each node."""
+    logp = log_probabilities(tree, level, logits, node, normalise).gather(1, code.clamp_min(0)[:, None]).squeeze(1)
+    return tree.child(level, node, code), logp.masked_fill(code < 0, 0.0)
+
+
 def search(generator: Generator, batch: Batch, tree: CodeTree, widths: Sequence[int], *, normalise: Normalise,
            weights: Sequence[float], limit: Limits) -> Frontier:
     """Return the beams after the last level. widths: how many are kept, one a level; weights: of `check_levels`."""

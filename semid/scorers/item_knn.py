@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semid.nn.loop import loop
 from semid.types import Batch, Interactions
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -63,16 +64,20 @@ class ItemKNN:
     def score(self, batch: Batch) -> Tensor:
         """Return float32 [B, N] >= 0; 0 where no history item knows the item."""
         scores = torch.zeros(len(batch), len(self.neighbour))
-        for age, recency in enumerate(self.recency):
-            position = batch.length - 1 - age
-            rows = torch.nonzero(position >= 0).squeeze(1)
-            if not len(rows):
-                break
-            item = batch.item[rows, position[rows]]
-            found = self.neighbour[item].long()  # [R, K]
-            weight = self.weight[item] * recency  # pads add 0 to item 0
-            scores[rows] = scores[rows].scatter_add_(1, found.clamp_min(0), weight)
+        _add(batch.item.numpy(), batch.length.numpy(), self.neighbour.numpy(), self.weight.numpy(), self.recency.numpy(), scores.numpy())
         return scores
+
+
+@loop()
+def _add(item, length, neighbour, weight, recency, scores):
+    """Add to scores [B, N] what the last items of each history know."""
+    for row in range(len(item)):
+        for age in range(min(length[row], len(recency))):
+            known = item[row, length[row] - 1 - age]
+            for place in range(neighbour.shape[1]):
+                if neighbour[known, place] < 0:  # pads come last
+                    break
+                scores[row, neighbour[known, place]] += weight[known, place] * recency[age]
 
 
 def following(train: Interactions, *, window: int) -> Pairs:

@@ -74,6 +74,25 @@ def test_scores_of_given_items_equal_exhaustive_scoring(world, seed):
 
 
 @settings(max_examples=60, deadline=None)
+@given(worlds(), st.integers(0, 1000))
+def test_following_codes_is_the_same_compiled(world, seed):
+    """Children and log-probabilities, of padding and under NaN too."""
+    ids, tree, *_, normalise, _ = world
+    rng = np.random.default_rng(seed)
+    codes = torch.from_numpy(ids.codes[rng.integers(len(ids), size=9)]).long()
+    nodes = torch.cat([torch.zeros(9, 1, dtype=torch.int64), tree.node_of(codes)], dim=1)
+    for level in range(tree.levels):
+        logits = torch.from_numpy(rng.normal(size=(9, max(ids.sizes))).astype(np.float32))
+        logits[0] = torch.nan
+        parts = [way.follow(tree, level, logits, nodes[:, level].clone(), codes[:, level].contiguous(), normalise=normalise)
+                 for way in (step, fused)]
+        for child, logp in parts:
+            assert torch.equal(child, nodes[:, level + 1])
+            assert logp[0].isnan() or codes[0, level] < 0
+        torch.testing.assert_close(parts[0][1], parts[1][1], rtol=0, atol=0, equal_nan=True)
+
+
+@settings(max_examples=60, deadline=None)
 @given(worlds(), st.integers(1, 8), st.integers(1, 8))
 def test_a_batch_equals_its_rows_one_by_one(world, beams, k):
     _, tree, generator, allowed, seen, normalise, weights = world

@@ -14,7 +14,7 @@ from semid.data.batch import case_batches, history_batch
 from semid.generators.two_level import TwoLevel
 from semid.protocols import Recommender
 from semid.recipes.semid import choose_weights
-from semid.recommenders import CodeRecommender, ItemRecommender
+from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.shares import Shares
 from semid.training.job import Job
@@ -39,6 +39,28 @@ def test_every_weight_is_worth_what_its_lists_are_and_no_tie_is_won_by_the_targe
     for weights in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
         assert tried[" ".join(map(str, weights))] == pytest.approx(worth(replace(chosen, weights=weights), world, seen), abs=1e-4)
     assert tried[" ".join(map(str, chosen.weights))] == max(tried.values())
+
+
+@pytest.mark.parametrize("seen", ["keep", "remove"])
+def test_every_candidate_is_there_once_with_the_exact_scores_of_all(seen: str):
+    world, ids = walk(users=60), path_codes()
+    torch.manual_seed(0)
+    first = CodeRecommender(TwoLevel(ids, width=16, heads=2, feedforward=32, max_length=20).eval(), ids, CodeTree.build(ids), beams=8,
+                            normalise="children")
+    scorers = (ItemRecommender(ItemKNN.fit(world.train), ""), ItemRecommender(Shares(Successor(world), len(ids)), ""))
+    allowed = np.arange(len(ids)) % 5 > 0
+    for _, batch in case_batches(world, world.valid):
+        item, parts = Fusion(first, scorers, (0.2, 0.3, 0.5)).candidates(batch, allowed=allowed, seen=seen, depth=8)
+        for row in range(len(batch)):
+            listed = item[row][item[row] >= 0]
+            wanted = [recommender.recommend(batch, k=8, allowed=allowed, seen=seen).item[row] for recommender in (first, *scorers)]
+            assert sorted(listed.tolist()) == sorted({int(i) for i in np.concatenate(wanted) if i >= 0})
+        assert all(torch.equal(part == -torch.inf, item < 0) for part in parts)
+        torch.testing.assert_close(parts[0], first.score_items(batch, item), rtol=1e-5, atol=1e-5)
+        for part, scorer in zip(parts[1:], scorers, strict=True):
+            share = scorer.score(batch) / scorer.score(batch).sum(1, keepdim=True).clamp_min(1e-12)
+            want = (share + 1e-6).log().gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
+            torch.testing.assert_close(part, want)
 
 
 def worth(recommender: Recommender, world: Split, seen: str) -> float:
