@@ -126,6 +126,10 @@ class Config:
     trained_in: str | None = None
     optimization: Optimization = Optimization(weight_decay=0.1)
 
+    def __post_init__(self):
+        if not self.voices or len(set(self.voices)) < len(self.voices):
+            raise ConfigError(f"setting voices: want item_knn, sasrec or both, each once, got {self.voices}; for no voice leave fusion off")
+
 
 def smoke() -> Config:
     return Config(text="none", cf_dim=16, size=8, width=32, heads=1, feedforward=64, dropout=0.1, tokens=256, epochs=15, epoch_steps=0,

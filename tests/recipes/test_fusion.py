@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import semid
 from semid.data.batch import case_batches, history_batch
+from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.protocols import Recommender
 from semid.recipes.semid import choose_weights
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
+from semid.run import configure
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.shares import Shares
 from semid.training.job import Job
@@ -127,3 +129,9 @@ def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_trai
     for name, found in again.systems.items():
         assert np.array_equal(found.recommend(batch, k=5).item, run.systems[name].recommend(batch, k=5).item)
     assert np.array_equal(again.systems["semid"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)
+
+
+@pytest.mark.parametrize("voices", [(), ("sasrec", "sasrec"), ("sasrek",)])
+def test_voices_that_nobody_can_hear_are_refused_before_anything_trains(voices):
+    with pytest.raises(ConfigError, match="setting voices"):
+        configure("semid:fusion", {"voices": voices})
