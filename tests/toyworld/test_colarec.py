@@ -58,13 +58,19 @@ def trained(config: colarec.Config, seed: int = 0):
 
 @pytest.mark.slow
 def test_an_item_is_told_by_its_content():
-    """Greedy codes of an item's own content: the right ones for more than four of five training items."""
-    recommender, world = trained(replace(CONFIG, epochs=30, patience=100))
+    """Greedy codes of an item's own content: the right ones for most training items if items were asked about, for none if users alone."""
+    assert told_rightly(CONFIG) > 0.5
+    assert told_rightly(replace(CONFIG, has_index_task=False)) < 0.1
+
+
+def told_rightly(config: colarec.Config) -> float:
+    """One look, at the end, so that validation, which asks about users, does not choose among the weights."""
+    recommender, world = trained(replace(config, epochs=45, look_every=45))
     generator, item = recommender.generator, torch.arange(40)
     with torch.no_grad():
         logits = generator.write(generator.read_items(item, torch.full((40,), -1)), item)
     right = (logits.argmax(2) == generator.codes[item]).all(1).float()
-    assert right[torch.from_numpy(world.train.counts > 0)].mean() > 0.8
+    return right[torch.from_numpy(world.train.counts > 0)].mean().item()
 
 
 def likeness(config: colarec.Config) -> float:
