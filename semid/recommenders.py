@@ -24,7 +24,6 @@ from semid.decoding.normalise import Normalise
 from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.files import write_atomically, write_json
-from semid.generators.history import HistoryReader
 from semid.generators.parallel import Parallel
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
@@ -186,13 +185,6 @@ class CodeRecommender:
         batch = histories if histories.item.device == torch.device(self.device) else histories.to(self.device)
         return batch if self.max_history is None else latest(batch, self.max_history)
 
-    def remember(self, histories: Batch) -> Batch:
-        """Return what `read` does, with the state of each history where the generator keeps one: several calls then read it once."""
-        batch = self.read(histories)
-        if "state" in batch.extra or not isinstance(self.generator, HistoryReader):
-            return batch
-        return replace(batch, extra={**batch.extra, "state": self.generator.user(batch)})
-
     def save(self, folder: Path) -> None:
         save_tensors(folder / "generator.safetensors", self.generator.state_dict())
         write_codes(folder / "codes.parquet", self.ids)
@@ -214,21 +206,25 @@ class Fusion:
     @torch.no_grad()
     def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int,
                    constraint: Constraint | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (item int64 [B, C], -1 where an item is listed twice; log p of each part, float32 [B, C], -inf there)."""
+        """Return (item int64 [B, C], each once, -1 pads; log p of each part, float32 [B, C], -inf there)."""
         device, hidden = histories.item.device, histories.seen if seen == "remove" else None
-        batch = self.first.remember(histories)
+        batch = self.first.read(histories)
+        batch = replace(batch, extra={**batch.extra, "state": self.first.generator.user(batch)})  # read once for both calls
         beams = self.first.search(batch, k=depth, allowed=allowed, seen=seen, constraint=constraint)
-        lists, shares = [beams.item.to(device)], []
+        beam, pad = beams.item.to(device), len(self.first.tree)
+        is_listed = torch.zeros(len(batch), pad + 1, dtype=torch.bool, device=device).scatter_(1, beam.remainder(pad + 1), True)
+        is_listed[:, pad] = True
+        shares, others = [], []
         for scorer in self.scorers:
             scores = scorer.score(histories).to(device)
             shares.append(_log_share(scores))
-            lists.append(_others(top_items(mask_items(scores, allowed, hidden), depth)[1], torch.cat(lists, 1)))
-        others, item = torch.cat(lists[1:], 1), torch.cat(lists, 1)
-        others, place = others.sort(dim=1, descending=True)
-        width = int((others >= 0).sum(1).max())  # paths are walked for what the beams lack
-        late = self.first.score_items(batch, others[:, :width]).to(device)
-        late = torch.full_like(others, -torch.inf, dtype=late.dtype).scatter(1, place[:, :width], late)
-        first = torch.cat([beams.logp.to(device), late], 1)
+            known = top_items(mask_items(scores, allowed, hidden), depth)[1]
+            others.append(known.masked_fill(is_listed.gather(1, known.remainder(pad + 1)), -1))
+            is_listed.scatter_(1, known.remainder(pad + 1), True)
+        other, _ = torch.cat(others, 1).sort(dim=1, descending=True)
+        other = other[:, : max(1, int((other >= 0).sum(1).max()))]  # paths are walked for what the beams lack
+        item = torch.cat([beam, other], 1)
+        first = torch.cat([beams.logp.to(device), self.first.score_items(batch, other).to(device)], 1)
         return item, (first, *(share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf) for share in shares))
 
     @torch.no_grad()
@@ -273,11 +269,6 @@ class Fusion:
 def scorer_file(number: int) -> str:
     """Name the file of one of a fusion's scorers; the first is where a scorer alone is."""
     return f"scorer_{number}.safetensors" if number else "scorer.safetensors"
-
-
-def _others(items: Tensor, known: Tensor) -> Tensor:
-    """Return items [B, C] with -1 for those that a row of known [B, D] has."""
-    return items.masked_fill((items[:, :, None] == known[:, None, :]).any(2), -1)
 
 
 def _log_share(scores: Tensor) -> Tensor:

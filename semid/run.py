@@ -43,6 +43,7 @@ FORMAT = 1
 
 FUSED = ("fusion", "ensemble")
 """Variants that change nothing before the fusion: their generator alone is the recipe without a variant."""
+
 CHECKPOINTS = ".*.checkpoint.safetensors"
 """What a run that isn't finished goes on from, one file a stage."""
 
@@ -392,10 +393,13 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
         if not resume:
             raise ConfigError(f"{folder}: holds a run already; continue it with --resume, or choose another --out")
         earlier = read_json(config)
+        if earlier["recipe"] == about["recipe"]:
+            earlier["config"] = _completed(earlier["recipe"], earlier["config"])
         for key in ("recipe", "config", "protocol", "seed"):
             if json.dumps(earlier[key], sort_keys=True) != json.dumps(about[key], sort_keys=True):
-                raise ConfigError(f"{folder}: --resume with another {key}: the run has {_short(earlier[key])}, "
-                                  f"this call {_short(about[key])}; repeat the original call, or choose another --out")
+                before, now = _different(earlier[key], about[key])
+                raise ConfigError(f"{folder}: --resume with another {key}: the run has {_short(before)}, "
+                                  f"this call {_short(now)}; repeat the original call, or choose another --out")
         if earlier["data"]["fingerprint"] != about["data"]["fingerprint"]:
             raise ConfigError(f"{folder}: --resume with other data (fingerprint {about['data']['fingerprint']}, "
                               f"the run has {earlier['data']['fingerprint']}); choose another --out")
@@ -423,6 +427,25 @@ def _undo(folder: Path, before: set[Path] | None) -> None:
         file.unlink()
     if before is None:
         folder.rmdir()
+
+
+def _completed(recipe: str, config: dict) -> dict:
+    """Return a run's settings with the defaults of those that came to semid after it; as they are where they don't fit any more."""
+    from pydantic import TypeAdapter
+
+    try:
+        return dataclasses.asdict(TypeAdapter(find_recipe(recipe)[0].Config).validate_python(config, extra="forbid"))
+    except ValueError:
+        return config
+
+
+def _different(before: Any, now: Any) -> tuple[Any, Any]:
+    """Return what differs: of dictionaries the entries alone, down to the settings in them."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return before, now
+    keys = [key for key in {**before, **now} if json.dumps(before.get(key)) != json.dumps(now.get(key))]
+    pairs = {key: _different(before.get(key), now.get(key)) for key in keys}
+    return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}
 
 
 def _short(value: object) -> str:

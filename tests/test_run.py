@@ -130,13 +130,22 @@ def test_an_existing_run_is_never_overwritten(data: Dataset, folder: Path):
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"recipe": "popularity"}, "--resume with another recipe: the run has \"item_knn\", this call \"popularity\""),
-    ({"recipe": "item_knn", "settings": {"window": 3}}, "--resume with another config"),
+    ({"recipe": "item_knn", "settings": {**ONE, "window": 3}},
+     '--resume with another config: the run has {"window": 60}, this call {"window": 3}'),
     ({"recipe": "item_knn", "settings": ONE, "seed": 4}, "--resume with another seed"),
 ])
 def test_resume_refuses_another_question(data: Dataset, folder: Path, change: dict, said: str):
     with pytest.raises(ConfigError) as refused:
         train(data=data, out=folder, resume=True, **change)
     assert said in str(refused.value)
+
+
+def test_a_run_of_before_a_setting_is_resumed_with_its_default(data: Dataset, folder: Path):
+    about = json.loads((folder / "config.json").read_text())
+    profile = about["config"].pop("profile")
+    (folder / "config.json").write_text(json.dumps(about))
+    write_manifest(folder)
+    assert train("item_knn", data, out=folder, resume=True, settings=ONE, seed=about["seed"]).config.profile == profile
 
 
 def test_resume_refuses_other_data(folder: Path, toy: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semid.errors import ConfigError
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
 
@@ -42,7 +43,7 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         if width % heads:
-            raise ValueError(f"attention: want a width that {heads} heads divide, got {width}")
+            raise ConfigError(f"attention: want a width that {heads} heads divide, got {width}")
         self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)

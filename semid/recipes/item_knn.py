@@ -84,8 +84,4 @@ def neighbour_targets(batches: SequenceBatches, data: Split, *, prior: float, se
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:
-    return ItemRecommender(load_scorer(folder), SCALE)
-
-
-def load_scorer(folder: Path) -> ItemKNN:
-    return ItemKNN(**load_tensors(folder / "scorer.safetensors"))
+    return ItemRecommender(ItemKNN(**load_tensors(folder / "scorer.safetensors")), SCALE)

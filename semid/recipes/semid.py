@@ -128,7 +128,11 @@ class Config:
 
     def __post_init__(self):
         if not self.voices or len(set(self.voices)) < len(self.voices):
-            raise ConfigError(f"setting voices: want item_knn, sasrec or both, each once, got {self.voices}; for no voice leave fusion off")
+            raise ConfigError(f"setting voices: want item_knn, sasrec or both, each once, got {self.voices}; for none leave fusion off")
+        if not self.fusion and self.voices != Config.voices:
+            raise ConfigError("setting voices: pooled where fusion is on alone; take semid:fusion or semid:ensemble, or leave it out")
+        if self.sasrec.loss != "softmax":
+            raise ConfigError(f"setting sasrec.loss={self.sasrec.loss!r}: want softmax, as its probabilities are pooled; leave it out")
 
 
 def smoke() -> Config:
@@ -138,6 +142,10 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     check(config.alignment, data)
+    if config.fusion and not len(data.valid):
+        raise ConfigError("semid: the split has no validation case to choose a fusion's weights on; use semid without fusion")
+    if config.fusion and "sasrec" in config.voices:
+        sasrec.build(config.sasrec, len(data.catalog), data.protocol.max_history)  # settings that don't fit are told before the training
     torch.manual_seed(job.seed)
     catalog, views = with_views(config.text, config.cf_dim, data, job)
     ids = made_once(config.codes, lambda: _coder(config, catalog, views, job).codes(data, job), data, job)
@@ -285,8 +293,6 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
     """Pick the pooling weights, tenths that sum to 1, by validation NDCG@10 under the seen rule that the data call for."""
     seen = resolve_seen("auto", data.train)
     cases = sample(data.valid)
-    if not len(cases):
-        raise ConfigError("semid:fusion: the split has no validation case to choose the weights on; use semid without fusion")
     tenths = [others for others in itertools.product(range(11), repeat=len(voices)) if sum(others) <= 10]
     tried = {tuple(share / 10 for share in (10 - sum(others), *others)): 0.0 for others in tenths}
     fusion = Fusion(first, tuple(voices.values()), next(iter(tried)))

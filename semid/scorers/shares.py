@@ -23,10 +23,13 @@ class Shares(nn.Module):
         self.scorer, self.known, self.added = scorer, known, added
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float32 [B, N], rows summing to 1. A later item in a history is read as nothing, like an empty place."""
-        item = batch.item.masked_fill(batch.item >= self.known, -1)
-        scores = cast("Scorer", self.scorer).score(replace(batch, item=item))
-        return F.pad(scores.softmax(1), (0, self.added))
+        """Return float32 [B, N], rows summing to 1, or of zeros where no item of the history is known."""
+        is_left_out = (batch.item < 0) | (batch.item >= self.known)
+        order = is_left_out.int().argsort(dim=1, stable=True)
+        known = replace(batch, item=batch.item.masked_fill(is_left_out, -1).gather(1, order), time=batch.time.gather(1, order),
+                        length=(~is_left_out).sum(1))
+        share = cast("Scorer", self.scorer).score(known).softmax(1).masked_fill(known.length[:, None] == 0, 0.0)
+        return F.pad(share, (0, self.added))
 
     def with_items(self, count: int) -> Shares:
         return Shares(self.scorer, self.known, self.added + count)

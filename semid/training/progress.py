@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-PLACE = {"stage", "step", "steps", "epoch", "seconds", "loss", "parts", "rate", "valid", "note", "health", "collisions", "unexplained"}
+PLACE = {"stage", "step", "steps", "epoch", "seconds", "loss", "parts", "rate", "valid", "note", "health", "collisions", "unexplained",
+         "tried"}
 """Fields with a place of their own; every other number of a record is a health signal."""
 
 SHOWN_BY_BAR = {"step", "steps", "seconds"}

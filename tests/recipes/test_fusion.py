@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from semid.data.batch import case_batches, history_batch
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.protocols import Recommender
+from semid.recipes import semid as recipe
 from semid.recipes.semid import choose_weights
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
 from semid.run import configure
 from semid.scorers.item_knn import ItemKNN
+from semid.scorers.sasrec import SASRec
 from semid.scorers.shares import Shares
+from semid.serving.quantized import quantized
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.tree import CodeTree
@@ -43,19 +47,21 @@ def test_every_weight_is_worth_what_its_lists_are_and_no_tie_is_won_by_the_targe
     assert tried[" ".join(map(str, chosen.weights))] == max(tried.values())
 
 
-@pytest.mark.parametrize("seen", ["keep", "remove"])
-def test_every_candidate_is_there_once_with_the_exact_scores_of_all(seen: str):
+@pytest.mark.parametrize(("depth", "seen", "is_int8"),
+                         [(8, "keep", False), (8, "remove", False), (64, "remove", False), (64, "keep", True)])
+def test_every_candidate_is_there_once_with_the_exact_scores_of_all(depth: int, seen: str, is_int8: bool):
+    """Also where the beams hold all there are, in 8 bits as well."""
     world, ids = walk(users=60), path_codes()
     torch.manual_seed(0)
     first = CodeRecommender(TwoLevel(ids, width=16, heads=2, feedforward=32, max_length=20).eval(), ids, CodeTree.build(ids), beams=8,
                             normalise="children")
     scorers = (ItemRecommender(ItemKNN.fit(world.train), ""), ItemRecommender(Shares(Successor(world), len(ids)), ""))
-    allowed = np.arange(len(ids)) % 5 > 0
+    first, allowed = quantized(first) if is_int8 else first, np.arange(len(ids)) % 5 > 0
     for _, batch in case_batches(world, world.valid):
-        item, parts = Fusion(first, scorers, (0.2, 0.3, 0.5)).candidates(batch, allowed=allowed, seen=seen, depth=8)
+        item, parts = Fusion(first, scorers, (0.2, 0.3, 0.5)).candidates(batch, allowed=allowed, seen=seen, depth=depth)
         for row in range(len(batch)):
             listed = item[row][item[row] >= 0]
-            wanted = [recommender.recommend(batch, k=8, allowed=allowed, seen=seen).item[row] for recommender in (first, *scorers)]
+            wanted = [recommender.recommend(batch, k=depth, allowed=allowed, seen=seen).item[row] for recommender in (first, *scorers)]
             assert sorted(listed.tolist()) == sorted({int(i) for i in np.concatenate(wanted) if i >= 0})
         assert all(torch.equal(part == -torch.inf, item < 0) for part in parts)
         torch.testing.assert_close(parts[0], first.score_items(batch, item), rtol=1e-5, atol=1e-5)
@@ -75,7 +81,7 @@ def worth(recommender: Recommender, world: Split, seen: str) -> float:
 
 
 def test_a_third_voice_is_heard():
-    """A scorer that knows every answer is given all the weight, beside a generator and an item-kNN that know nothing."""
+    """A scorer that knows every answer decides, beside a generator and an item-kNN that know nothing."""
     world, ids, records = walk(users=60), path_codes(), []
     torch.manual_seed(0)
     first = CodeRecommender(TwoLevel(ids, width=16, heads=2, feedforward=32, max_length=20).eval(), ids, CodeTree.build(ids), beams=8,
@@ -104,23 +110,24 @@ class Successor(nn.Module):
         return self.table[last.clamp_min(0)].masked_fill(last[:, None] < 0, 0.0)
 
 
-def test_shares_of_a_grown_catalogue_are_those_of_the_old_one_and_nothing():
-    model, batch = Successor(walk()), history_batch([np.array([1, 2])], [np.zeros(2, np.int64)], max_history=5)
-    grown = Shares(model, 64).with_items(2).with_items(1)
-    old = Shares(model, 64).score(batch)
-    assert old.sum().item() == pytest.approx(1)
-    assert old.max() > 0.9
-    assert torch.equal(grown.score(batch), torch.cat([old, torch.zeros(1, 3)], 1))
-    new = replace(batch, item=torch.tensor([[1, 65]]))
-    assert torch.equal(grown.score(new)[:, :64], torch.full((1, 64), 1 / 64))  # the later item says nothing
+def test_shares_of_a_grown_catalogue_are_those_of_the_old_one_and_later_items_are_left_out_of_histories():
+    torch.manual_seed(0)
+    model = SASRec(64, width=16, feedforward=32, max_length=8).eval()
+    asked = lambda *items: history_batch([np.array(i, np.int64) for i in items], [np.arange(len(i)) for i in items], max_history=8)
+    with torch.no_grad():
+        old = Shares(model, 64).score(asked([1, 2], [3], []))
+        new = Shares(model, 64).with_items(2).with_items(1).score(asked([1, 66, 2, 64], [65, 3], [64]))
+    assert old.sum(1).tolist() == pytest.approx([1, 1, 0])  # nothing read, nothing said
+    torch.testing.assert_close(new, torch.cat([old, torch.zeros(3, 3)], 1))
 
 
-def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_training_again(tmp_path):
+def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_training_again(tmp_path, monkeypatch):
     """The generator of `semid` is that of `semid:ensemble`, so `trained_in` takes it; weights, voices and lists survive the folder."""
     world = walk(users=60)
     small = {"text": "none", "cf_dim": 8, "size": 4, "width": 16, "heads": 1, "feedforward": 32, "epochs": 1, "epoch_steps": 2}
     voice = {"sasrec.width": 16, "sasrec.heads": 1, "sasrec.epochs": 1, "sasrec.epoch_steps": 2}
     alone = semid.train("semid", world, out=tmp_path / "alone", settings=small)
+    monkeypatch.setattr(recipe, "train_on_histories", None)
     run = semid.train("semid:ensemble", world, out=tmp_path / "run", settings={**small, **voice, "trained_in": str(tmp_path / "alone")})
     again = semid.load(tmp_path / "run")
     _, batch = next(case_batches(world, world.test))
@@ -131,7 +138,21 @@ def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_trai
     assert np.array_equal(again.systems["semid"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)
 
 
-@pytest.mark.parametrize("voices", [(), ("sasrec", "sasrec"), ("sasrek",)])
-def test_voices_that_nobody_can_hear_are_refused_before_anything_trains(voices):
-    with pytest.raises(ConfigError, match="setting voices"):
-        configure("semid:fusion", {"voices": voices})
+def test_weights_of_the_first_layout_are_read(tmp_path):
+    (tmp_path / "fusion.json").write_text('{"weight": 0.3}')
+    assert Fusion.load(tmp_path, cast("CodeRecommender", None), ()).weights == (0.7, 0.3)
+
+
+@pytest.mark.parametrize("settings", [
+    {"voices": ()}, {"voices": ("sasrec", "sasrec")}, {"voices": ("sasrek",)}, {"fusion": False, "voices": ("sasrec",)},
+    {"voices": ("sasrec",), "sasrec.loss": "sampled"},
+])
+def test_what_cannot_be_pooled_is_refused_before_anything_trains(settings):
+    with pytest.raises(ConfigError, match="setting (voices|sasrec)"):
+        configure("semid:fusion", settings)
+
+
+def test_a_voice_that_cannot_be_built_is_told_before_anything_trains(monkeypatch):
+    monkeypatch.setattr(recipe, "with_views", None)
+    with pytest.raises(ConfigError, match="a width that 3 heads divide"):
+        semid.train("semid:ensemble", walk(users=60), settings={"sasrec.width": 16, "sasrec.heads": 3})
