@@ -267,7 +267,8 @@ def results_page() -> str:
     parts = ["Leave-one-out, full ranking over all items, item level, mean over seeds ± half the 95 % bootstrap interval over users. "
              "\"kept\" ranks every item (the protocol of the published tables), \"removed\" skips the user's own history. "
              "Choices were made on validation; test was read once per finished configuration. `train`: processor time of one thread, "
-             "tokenizer and looks at validation included, of an interrupted training since it went on; `one user`: median wall time of "
+             "tokenizer and looks at validation included, of an interrupted training since it went on, of `semid:ensemble` without its "
+             "generator's (`trained_in`); `one user`: median wall time of "
              f"the quickest seed, on a machine that trained beside it. {NARROW}: on a slower processor, with AVX2 alone."]
     place = {name: index for index, name in enumerate(DATA)}
     for (data, protocol), systems in sorted(runs().items(), key=lambda found: (place.get(found[0][0], len(DATA)), found[0][1])):
