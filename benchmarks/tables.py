@@ -182,11 +182,12 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
     """What the tokenizer alone changes: the same generator, inputs and policy for equal codes, other codes."""
     if not any(changes_codes(name) for name in systems):
         return []
-    lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{PLAIN_CODES}`, "
-             "residual k-means on text (paired permutation, Holm). Those are GRID's; `semid:rqvae` are TIGER's, which DiscRec takes too, "
+    plain, what = (PLAIN_CODES, "residual k-means on text") if PLAIN_CODES in systems else ("semid", "residual k-means on behaviour")
+    lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{plain}`, {what} "
+             "(paired permutation, Holm). Residual k-means on text is GRID's; `semid:rqvae` are TIGER's codes, which DiscRec takes too, "
              "`semid:product` those of parallel generators (RPG), `semid:letter_sid` the ones that LETTER's authors published.", ""]
     rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
-    return lines + tested_table("codes", rows, data, protocol, PLAIN_CODES) + trained_claims(data, protocol)
+    return lines + tested_table("codes", rows, data, protocol, plain) + trained_claims(data, protocol)
 
 
 def alignment_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> list[str]:
