@@ -25,6 +25,7 @@ from semid.decoding import step
 from semid.decoding.normalise import Normalise
 from semid.decoding.step import Frontier, Limits
 from semid.nn.loop import loop
+from semid.nn.search import lower_bound
 from semid.protocols import Generator
 from semid.tree import CodeTree, Constraint
 from semid.types import Batch
@@ -139,23 +140,11 @@ def _start(node, begin):
 
 
 @numba.njit
-def _lower_bound(values, row, lo, hi, bound):
-    """The first slot in [lo, hi) of the rising values[row] that holds `bound` or more, hi if none does."""
-    while lo < hi:
-        middle = (lo + hi) >> 1
-        if values[row, middle] < bound:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo
-
-
-@numba.njit
 def _has_unseen(node, begin, cum, seen, row, lo, hi):
     """Does a node hold more allowed items than seen ones? The seen items of its parent are seen[row, lo:hi]."""
     start, end = _start(node, begin), _start(node + 1, begin)
     count = np.int64(cum[node + 1] - cum[node]) if len(cum) else end - start
-    return count > hi - lo or count > _lower_bound(seen, row, lo, hi, end) - _lower_bound(seen, row, lo, hi, start)
+    return count > hi - lo or count > lower_bound(seen[row], lo, hi, end) - lower_bound(seen[row], lo, hi, start)
 
 
 @loop()
@@ -184,8 +173,8 @@ def _expand(code, first, begin, order, cum, seen, logp, place, over_children, we
             here = place[row * beams + beam] if len(place) else row * beams + beam
             is_sure = here < 0
             lo, hi = first[node[row, beam]], first[node[row, beam] + 1]
-            seen_lo = _lower_bound(seen, row, 0, seen.shape[1], _start(lo, begin))
-            seen_hi = _lower_bound(seen, row, seen_lo, seen.shape[1], _start(hi, begin))
+            seen_lo = lower_bound(seen[row], 0, seen.shape[1], _start(lo, begin))
+            seen_hi = lower_bound(seen[row], seen_lo, seen.shape[1], _start(hi, begin))
             norm = np.float32(0.0)
             if not is_sure:
                 if over_children:
@@ -257,14 +246,7 @@ def _follow(code, first, logits, over_children, node, wanted, out_node, out_logp
     """Fill what `step.follow` returns, [R] each; logits: log-probabilities where they need no sum over children."""
     for row in range(len(node)):
         lo, hi = first[node[row]], first[node[row] + 1]
-        at, end = lo, hi - 1
-        while at < end:
-            middle = (at + end) >> 1
-            if code[middle] < wanted[row]:
-                at = middle + 1
-            else:
-                end = middle
-        out_node[row] = at
+        out_node[row] = lower_bound(code, lo, hi - 1, wanted[row])
         out_logp[row] = 0.0
         if wanted[row] >= 0:
             norm = _children_normaliser(logits, row, code, lo, hi) if over_children else np.float32(0.0)

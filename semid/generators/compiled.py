@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from semid.nn.loop import loop
+from semid.nn.search import lower_bound
 
 EPS = 1e-5  # of torch's layer norm
 ROWS = 64  # of a product's left side that stay in the cache
@@ -207,14 +208,7 @@ def enter(code, first, table, node, codes, prefix):
     A beam whose node has no such child (a dead one) goes to any.
     """
     for row in range(len(node)):
-        lo, hi = first[node[row]], first[node[row] + 1] - 1
-        while lo < hi:
-            middle = (lo + hi) >> 1
-            if code[middle] < codes[row]:
-                lo = middle + 1
-            else:
-                hi = middle
-        node[row] = lo
+        node[row] = lower_bound(code, first[node[row]], first[node[row] + 1] - 1, codes[row])
         prefix[row] += table[codes[row]]
 
 

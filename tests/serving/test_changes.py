@@ -321,7 +321,7 @@ def test_systems_with_a_numbered_last_level_take_new_items_too(recipe, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("voices", [("item_knn",), ("item_knn", "sasrec")])
 def test_fusion_takes_new_items(tmp_path, voices):
-    settings = {**world.SMALL, "epochs": 1, "voices": voices, **({"sasrec.epochs": 1} if "sasrec" in voices else {})}
+    settings = {**world.SMALL, "epochs": 1, "voices": voices, "sasrec.epochs": 1}
     folder = world.train("semid:fusion", tmp_path / "run", settings).folder
     assert len(json.loads((folder / "fusion.json").read_text())["weights"]) == 1 + len(voices)
     engine = Engine.open(folder)
