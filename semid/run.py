@@ -313,8 +313,6 @@ def load(folder: str | Path) -> Run:
 
     Raises `RunError` if a file is missing, was changed, or comes from a newer version.
     """
-    from pydantic import TypeAdapter
-
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder}: not a run folder (no config.json); make one with: semid train RECIPE --data ... --out {folder}")
@@ -324,7 +322,7 @@ def load(folder: str | Path) -> Run:
     check_manifest(folder)
     module, _ = find_recipe(about["recipe"])
     try:
-        config = TypeAdapter(module.Config).validate_python(about["config"], extra="forbid")
+        config = _settings(about["recipe"], about["config"])
     except ValueError as error:
         raise RunError(f"{folder}/config.json: the configuration doesn't fit recipe {about['recipe']!r} of this version: {error}") from None
     catalog, events = load_data(folder)
@@ -429,12 +427,17 @@ def _undo(folder: Path, before: set[Path] | None) -> None:
         folder.rmdir()
 
 
-def _completed(recipe: str, config: dict) -> dict:
-    """Return a run's settings with the defaults of those that came to semid after it; as they are where they don't fit any more."""
+def _settings(recipe: str, stored: dict) -> Any:
+    """Return the recipe's `Config` of a run's config.json. Raises `ValueError` for what this version doesn't know."""
     from pydantic import TypeAdapter
 
+    return TypeAdapter(find_recipe(recipe)[0].Config).validate_python(stored, extra="forbid")
+
+
+def _completed(recipe: str, config: dict) -> dict:
+    """Return a run's settings with the defaults of those that came to semid after it; as they are where they don't fit any more."""
     try:
-        return dataclasses.asdict(TypeAdapter(find_recipe(recipe)[0].Config).validate_python(config, extra="forbid"))
+        return dataclasses.asdict(_settings(recipe, config))
     except ValueError:
         return config
 
