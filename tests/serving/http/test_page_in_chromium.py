@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -59,8 +59,21 @@ def one(browser: Chrome, selector: str):
 
 def click(browser: Chrome, selector: str) -> None:
     """Click what is found; again when it moved away or was replaced between being found and being hit, for then nothing was clicked."""
-    moving = (ElementClickInterceptedException, StaleElementReferenceException)
-    WebDriverWait(browser, 20, ignored_exceptions=moving).until(lambda _: one(browser, selector).click() is None)
+    missed = ""
+
+    def hit(_: Chrome) -> bool:
+        nonlocal missed
+        try:
+            one(browser, selector).click()
+        except (ElementClickInterceptedException, StaleElementReferenceException) as error:
+            missed = str(error)
+            return False
+        return True
+
+    try:
+        WebDriverWait(browser, 20).until(hit)
+    except TimeoutException:
+        pytest.fail(f"{selector} can't be clicked: {missed}")
 
 
 def texts(browser: Chrome, selector: str) -> list[str]:
