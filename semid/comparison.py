@@ -139,7 +139,7 @@ def save_result(folder: Path, data: str, entry: Entry) -> Path:
     about = {key: value for key, value in entry.run.about.items() if key != "format"}
     fused = isinstance(entry.run.recommender, Fusion) and entry.name == entry.run.recipe
     record = {"data_name": data, "system": entry.name, **about, "parameters": entry.parameters, "latency_ms": entry.latency,
-              "fusion_weights": entry.run.recommender.weights if fused else None, "promotion": entry.run.promotion,
+              "fusion_weights": entry.run.recommender.named_weights if fused else None, "promotion": entry.run.promotion,
               "test": {seen: evaluation.to_dict() for seen, evaluation in entry.evaluations.items()}}
     path = folder / f"{data}.{entry.run.split.protocol.hash}.{re.sub('[^a-z0-9_]+', '-', entry.name)}.{entry.seed}.json"
     write_json(path, record)

@@ -5,8 +5,9 @@ Axes: B rows, N items, k list length, C candidates of a row.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from semid.files import write_atomically, write_json
 from semid.generators.parallel import Parallel
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
+from semid.scorers.popularity import RecentPopularity
 from semid.scorers.shares import Shares
 from semid.tree import CodeTree, Constraint
 from semid.types import Batch, Beams, Recommendations, SemanticIds
@@ -57,11 +59,18 @@ def listed(batch: Batch, item: Tensor, score: Tensor, scale: str) -> Recommendat
                            score.float().cpu().numpy(), scale)
 
 
-def tensors_of(part: object) -> dict[str, Tensor]:
-    """Return the state dict of a module, or the tensors of a plain dataclass."""
+def tensors_of(part: Any) -> dict[str, Tensor]:
+    """Return the state dict of a module, or the tensors of a plain dataclass, those of its parts under the part's name and a dot."""
     if isinstance(part, nn.Module):
         return part.state_dict()
-    return {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    tensors = {}
+    for name in (each.name for each in dataclasses.fields(part)):
+        value = getattr(part, name)
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif dataclasses.is_dataclass(value):
+            tensors |= {f"{name}.{inner}": tensor for inner, tensor in tensors_of(value).items()}
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -194,13 +203,13 @@ class CodeRecommender:
 class Fusion:
     """A generator and scorers, pooled: the sum of weight x log p of each over the best items of all.
 
-    weights: the generator's, then one a scorer. p of a scorer is the row's scores divided by their sum (they must be >= 0), plus 1e-6 so
-    that an item the scorer doesn't know stays comparable. Candidates: the beams of the generator and as many of each scorer's best; each
-    gets all exact scores.
+    scorers: by name. weights: the generator's, then one a scorer. p of a scorer is the row's scores divided by their sum (they must be
+    >= 0), plus 1e-6 so that an item the scorer doesn't know stays comparable. Candidates: the beams of the generator and as many of each
+    scorer's best; each gets all exact scores.
     """
 
     first: CodeRecommender
-    scorers: tuple[ItemRecommender, ...]
+    scorers: dict[str, ItemRecommender]
     weights: tuple[float, ...]
 
     @torch.no_grad()
@@ -215,7 +224,7 @@ class Fusion:
         is_listed = torch.zeros(len(batch), pad + 1, dtype=torch.bool, device=device).scatter_(1, beam.remainder(pad + 1), True)
         is_listed[:, pad] = True
         shares, others = [], []
-        for scorer in self.scorers:
+        for scorer in self.scorers.values():
             scores = scorer.score(histories).to(device)
             shares.append(_log_share(scores))
             known = top_items(mask_items(scores, allowed, hidden), depth)[1]
@@ -230,12 +239,14 @@ class Fusion:
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
-        shares = [_log_share(scorer.score(histories).to(items.device)).gather(1, items.clamp_min(0)) for scorer in self.scorers]
+        shares = [_log_share(scorer.score(histories).to(items.device)).gather(1, items.clamp_min(0))
+                  for scorer in self.scorers.values()]
         return pool([self.first.score_items(histories, items), *shares], self.weights).masked_fill(items < 0, -torch.inf)
 
     def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
         """As `CodeRecommender.with_items`; the scorers, each with a `with_items` of its own, know nothing of the new items."""
-        grown = tuple(replace(part, scorer=cast("ItemKNN | Shares", part.scorer).with_items(len(codes))) for part in self.scorers)
+        grown = {name: replace(part, scorer=cast("ItemKNN | RecentPopularity | Shares", part.scorer).with_items(len(codes)))
+                 for name, part in self.scorers.items()}
         return replace(self, first=self.first.with_items(codes, content), scorers=grown)
 
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
@@ -250,20 +261,28 @@ class Fusion:
         return listed(histories, item.masked_fill(pooled == -torch.inf, -1), pooled, "pooled log probability")
 
     @property
+    def named_weights(self) -> dict[str, float]:
+        """{"generator": weight, one name a scorer: its weight}."""
+        return dict(zip(("generator", *self.scorers), self.weights, strict=True))
+
+    @property
     def num_parameters(self) -> int:
-        return self.first.num_parameters + sum(part.num_parameters for part in self.scorers)
+        return self.first.num_parameters + sum(part.num_parameters for part in self.scorers.values())
 
     def save(self, folder: Path) -> None:
         self.first.save(folder)
-        for number, part in enumerate(self.scorers):
+        for number, part in enumerate(self.scorers.values()):
             save_tensors(folder / scorer_file(number), tensors_of(part.scorer))
-        write_json(folder / "fusion.json", {"weights": self.weights})
+        write_json(folder / "fusion.json", {"voices": list(self.scorers), "weights": self.weights})
 
     @classmethod
-    def load(cls, folder: Path, first: CodeRecommender, scorers: tuple[ItemRecommender, ...]) -> Fusion:
+    def load(cls, folder: Path, first: CodeRecommender, open_voice: Callable[[str, Path], ItemRecommender],
+             wanted: Sequence[str]) -> Fusion:
+        """open_voice: from a voice's name and file. wanted: the names in the settings; older runs kept no others."""
         about = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
         weights = about["weights"] if "weights" in about else (1 - about["weight"], about["weight"])  # semid 0.1 knew one scorer
-        return cls(first, scorers, tuple(weights))
+        voices = about.get("voices", wanted[: len(weights) - 1])
+        return cls(first, {name: open_voice(name, folder / scorer_file(number)) for number, name in enumerate(voices)}, tuple(weights))
 
 
 def scorer_file(number: int) -> str:

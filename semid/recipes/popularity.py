@@ -1,6 +1,7 @@
 """Popularity: the most taken items for everybody. What every system has to beat.
 
-Source: no paper. Status: baseline.
+Source: no paper; `popularity:recent` counts what was taken shortly before the request, Ji et al., SIGIR 2020 (arXiv 2005.13829).
+Status: baseline.
 """
 
 from __future__ import annotations
@@ -8,19 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from semid.errors import ConfigError
 from semid.recommenders import ItemRecommender, load_tensors
-from semid.scorers.popularity import Popularity
+from semid.scorers.popularity import Popularity, RecentPopularity
 from semid.training.job import Job
 from semid.types import Catalog, Split
 
-VARIANTS: dict[str, dict[str, object]] = {}
+VARIANTS: dict[str, dict[str, object]] = {"recent": {"days": 30.0}}
 IS_DETERMINISTIC = True
 SCALE = "training events"
 
 
 @dataclass(frozen=True)
 class Config:
-    pass
+    """days: count the events of so many days before the request alone; None counts all of training."""
+
+    days: float | None = None
+
+    def __post_init__(self):
+        if self.days is not None and not 0 < self.days < 36_500:
+            raise ConfigError(f"setting days: want more than 0 and less than 36,500, got {self.days}; None for all of training")
 
 
 def smoke() -> Config:
@@ -28,8 +36,10 @@ def smoke() -> Config:
 
 
 def run(config: Config, data: Split, job: Job) -> ItemRecommender:
-    return ItemRecommender(Popularity.fit(data.train), SCALE)
+    scorer = Popularity.fit(data.train) if config.days is None else RecentPopularity.fit(data.train, days=config.days)
+    return ItemRecommender(scorer, SCALE)
 
 
 def load(config: Config, catalog: Catalog, folder: Path) -> ItemRecommender:
-    return ItemRecommender(Popularity(**load_tensors(folder / "scorer.safetensors")), SCALE)
+    kind = Popularity if config.days is None else RecentPopularity
+    return ItemRecommender(kind(**load_tensors(folder / "scorer.safetensors")), SCALE)

@@ -1,7 +1,7 @@
 """semid's default: a two-level generator over residual k-means codes of text and behaviour, softmax over real children.
 
-Source: this project. Status: default; `semid:fusion` pools it with item-kNN, `semid:ensemble` with item-kNN and a SASRec, the weights
-chosen on validation.
+Source: this project. Status: default; `semid:fusion` pools it with item-kNN and with what was taken in the month before the request,
+`semid:ensemble` with a SASRec too, the weights chosen on validation. `semid:fusion_timeless` doesn't read the time of the request.
 What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
@@ -34,11 +34,12 @@ from semid.generators.two_level import TwoLevel
 from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
 from semid.protocols import Objective, Recommender, Tokenizer
-from semid.recipes import item_knn, sasrec
+from semid.recipes import item_knn, popularity, sasrec
 from semid.recipes.sasrec import Config as SASRecSettings
-from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes, scorer_file
+from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
 from semid.run import load as load_run
 from semid.scorers.item_knn import spectral_vectors
+from semid.scorers.popularity import RecentPopularity
 from semid.scorers.shares import Shares
 from semid.tokenizers.collisions import nearest_free_code, next_free
 from semid.tokenizers.product import Product
@@ -52,7 +53,8 @@ from semid.validation import measure, sample
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fusion": {"fusion": True},
-    "ensemble": {"fusion": True, "voices": ("item_knn", "sasrec")},
+    "fusion_timeless": {"fusion": True, "voices": ("item_knn",)},
+    "ensemble": {"fusion": True, "voices": ("item_knn", "recent", "sasrec")},
     "no_node": {"has_node_vectors": False},
     "no_content": {"text": "none"},
     "no_id": {"has_item_ids": False},
@@ -67,7 +69,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "letter_sid": {"codes": "letter_sid"},
 }
 VIEWS = ("text", "cf")
-AFTERWARDS = ("fusion", "voices", "scorer", "sasrec", "alignment", "trained_in")
+AFTERWARDS = ("fusion", "voices", "scorer", "recent", "sasrec", "alignment", "trained_in")
 """Settings of what follows the generator's training."""
 SHARES = "probability"
 DENSE = 50
@@ -88,8 +90,9 @@ class Config:
     over the data, or of `epoch_steps` batches where that is more. patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
-    beams: kept while decoding. fusion: pool with `voices`: item-kNN, which is chosen among what `scorer` has, and a SASRec of the settings
-    `sasrec`, which trains after the generator. alignment: training on preferences or rewards, before any fusion.
+    beams: kept while decoding. fusion: pool with `voices`: item-kNN, which is chosen among what `scorer` has, what was taken in the days of
+    `recent` before the request (left out, and said so, where the events have no times), and a SASRec of the settings `sasrec`, which
+    trains after the generator. alignment: training on preferences or rewards, before any fusion.
     trained_in: folder of a finished run of the same settings, data and seed but for fusion and alignment, whose generator is taken in
     place of training one; `{seed}` in it stands for the seed.
     """
@@ -119,8 +122,9 @@ class Config:
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
     fusion: bool = False
-    voices: tuple[Literal["item_knn", "sasrec"], ...] = ("item_knn",)
+    voices: tuple[Literal["item_knn", "recent", "sasrec"], ...] = ("item_knn", "recent")
     scorer: item_knn.Config = item_knn.Config()
+    recent: popularity.Config = popularity.Config(days=30.0)
     sasrec: SASRecSettings = SASRecSettings()
     alignment: Alignment = Alignment()
     trained_in: str | None = None
@@ -128,8 +132,11 @@ class Config:
 
     def __post_init__(self):
         if not self.voices or len(set(self.voices)) < len(self.voices):
-            raise ConfigError(f"setting voices: want item_knn, sasrec or both, each once, got {self.voices}; for none leave fusion off")
-        if not self.fusion and self.voices != Config.voices:
+            raise ConfigError(f"setting voices: want some of item_knn, recent and sasrec, each once, got {self.voices}; for none leave "
+                              "fusion off")
+        if self.recent.days is None:
+            raise ConfigError("setting recent.days: want a number of days, got None; leave recent out of voices if it shall not be heard")
+        if not self.fusion and self.voices not in (Config.voices, ("item_knn",)):  # the second is in runs of before there was `recent`
             raise ConfigError("setting voices: pooled where fusion is on alone; take semid:fusion or semid:ensemble, or leave it out")
         if self.sasrec.loss != "softmax":
             raise ConfigError(f"setting sasrec.loss={self.sasrec.loss!r}: want softmax, as its probabilities are pooled; leave it out")
@@ -152,12 +159,24 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
-    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in config.voices}, data, job)
+    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in _heard(config, data, job)}, data, job)
+
+
+def _heard(config: Config, data: Split, job: Job) -> tuple[str, ...]:
+    """The voices that the data allow."""
+    if "recent" not in config.voices or data.train.time_unit == "seconds":
+        return config.voices
+    if config.voices == ("recent",):
+        raise ConfigError("semid: the events have an order but no times, so there is no recent popularity to pool with; take other voices")
+    job.log.write("fusion", note="recent popularity is left out: the events have an order but no times")
+    return tuple(name for name in config.voices if name != "recent")
 
 
 def _voice(name: str, config: Config, data: Split, job: Job) -> ItemRecommender:
     if name == "item_knn":
         return ItemRecommender(item_knn.tune(config.scorer, data, data.protocol.seen)[0], item_knn.SCALE)
+    if name == "recent":
+        return popularity.run(config.recent, data, job)
     trained = sasrec.run(config.sasrec, data, job)
     return ItemRecommender(Shares(cast("nn.Module", trained.scorer), len(data.catalog)).eval(), SHARES, job.device)
 
@@ -295,7 +314,7 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
     cases = sample(data.valid)
     tenths = [others for others in itertools.product(range(11), repeat=len(voices)) if sum(others) <= 10]
     tried = {tuple(share / 10 for share in (10 - sum(others), *others)): 0.0 for others in tenths}
-    fusion = Fusion(first, tuple(voices.values()), next(iter(tried)))
+    fusion = Fusion(first, voices, next(iter(tried)))
     for rows, batch in case_batches(data, cases):
         item, parts = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
         target = torch.from_numpy(cases.target[cases.target_offsets[rows]].astype(np.int64))
@@ -306,10 +325,10 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
             rank = ahead.sum(1)
             gain = torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0)
             tried[weights] += gain.sum().item() / len(cases)
-    chosen = max(tried, key=lambda weights: tried[weights])
-    job.log.write("fusion", note="weights chosen on validation", chosen=dict(zip(("generator", *voices), chosen, strict=True)), seen=seen,
+    chosen = replace(fusion, weights=max(tried, key=lambda weights: tried[weights]))
+    job.log.write("fusion", note="weights chosen on validation", chosen=chosen.named_weights, seen=seen,
                   tried={" ".join(map(str, weights)): round(value, 5) for weights, value in tried.items()})
-    return replace(fusion, weights=chosen)
+    return chosen
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
@@ -337,14 +356,15 @@ def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fu
     recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams, normalise="children")
     if not config.fusion:
         return recommender
-    return Fusion.load(folder, recommender, tuple(_load_voice(name, folder / scorer_file(number), config, catalog)
-                                                  for number, name in enumerate(config.voices)))
+    return Fusion.load(folder, recommender, lambda name, file: _load_voice(name, file, config, catalog), config.voices)
 
 
 def _load_voice(name: str, file: Path, config: Config, catalog: Catalog) -> ItemRecommender:
     weights = load_tensors(file)
     if name == "item_knn":
         return ItemRecommender(item_knn.ItemKNN(**weights), item_knn.SCALE)
+    if name == "recent":
+        return ItemRecommender(RecentPopularity(**weights), popularity.SCALE)
     shares = Shares(sasrec.build(config.sasrec, len(catalog), len(weights["scorer.temporal.position.weight"])), len(catalog))
     shares.load_state_dict(weights)
     return ItemRecommender(shares.eval(), SHARES)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from semid.nn.loop import loop
+from semid.scorers.popularity import RecentPopularity
 from semid.types import Batch, Interactions
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -66,6 +67,25 @@ class ItemKNN:
         scores = torch.zeros(len(batch), len(self.neighbour))
         _add(batch.item.numpy(), batch.length.numpy(), self.neighbour.numpy(), self.weight.numpy(), self.recency.numpy(), scores.numpy())
         return scores
+
+
+@dataclass(frozen=True)
+class RecentItemKNN:
+    """Item-kNN among what is taken at the time: its scores times recent popularity to a power. power: float32 []."""
+
+    knn: ItemKNN
+    recent: RecentPopularity
+    power: Tensor
+
+    def score(self, batch: Batch) -> Tensor:
+        """Return float32 [B, N] >= 0; 0 where no history item knows the item."""
+        return self.knn.score(batch) * self.recent.score(batch) ** self.power
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> RecentItemKNN:
+        """Put together what `tensors_of` took apart."""
+        part = lambda name: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        return cls(ItemKNN(**part("knn")), RecentPopularity(**part("recent")), tensors["power"])
 
 
 @loop()

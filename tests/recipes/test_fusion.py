@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor, nn
 
 import semid
 from semid.data.batch import case_batches, history_batch
+from semid.data.split import split
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.protocols import Recommender
@@ -26,7 +28,7 @@ from semid.serving.quantized import quantized
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.tree import CodeTree
-from semid.types import Batch, Split
+from semid.types import Batch, Catalog, IdMap, Interactions, Protocol, Split
 from tests.objectives.generators import path_codes
 from tests.toyworld.world import walk
 
@@ -55,17 +57,18 @@ def test_every_candidate_is_there_once_with_the_exact_scores_of_all(depth: int, 
     torch.manual_seed(0)
     first = CodeRecommender(TwoLevel(ids, width=16, heads=2, feedforward=32, max_length=20).eval(), ids, CodeTree.build(ids), beams=8,
                             normalise="children")
-    scorers = (ItemRecommender(ItemKNN.fit(world.train), ""), ItemRecommender(Shares(Successor(world), len(ids)), ""))
+    scorers = {"item_knn": ItemRecommender(ItemKNN.fit(world.train), ""), "sasrec": ItemRecommender(Shares(Successor(world), len(ids)), "")}
     first, allowed = quantized(first) if is_int8 else first, np.arange(len(ids)) % 5 > 0
     for _, batch in case_batches(world, world.valid):
         item, parts = Fusion(first, scorers, (0.2, 0.3, 0.5)).candidates(batch, allowed=allowed, seen=seen, depth=depth)
         for row in range(len(batch)):
             listed = item[row][item[row] >= 0]
-            wanted = [recommender.recommend(batch, k=depth, allowed=allowed, seen=seen).item[row] for recommender in (first, *scorers)]
+            wanted = [recommender.recommend(batch, k=depth, allowed=allowed, seen=seen).item[row]
+                      for recommender in (first, *scorers.values())]
             assert sorted(listed.tolist()) == sorted({int(i) for i in np.concatenate(wanted) if i >= 0})
         assert all(torch.equal(part == -torch.inf, item < 0) for part in parts)
         torch.testing.assert_close(parts[0], first.score_items(batch, item), rtol=1e-5, atol=1e-5)
-        for part, scorer in zip(parts[1:], scorers, strict=True):
+        for part, scorer in zip(parts[1:], scorers.values(), strict=True):
             share = scorer.score(batch) / scorer.score(batch).sum(1, keepdim=True).clamp_min(1e-12)
             want = (share + 1e-6).log().gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf)
             torch.testing.assert_close(part, want)
@@ -124,11 +127,10 @@ def test_shares_of_a_grown_catalogue_are_those_of_the_old_one_and_later_items_ar
 def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_training_again(tmp_path, monkeypatch):
     """The generator of `semid` is that of `semid:ensemble`, so `trained_in` takes it; weights, voices and lists survive the folder."""
     world = walk(users=60)
-    small = {"text": "none", "cf_dim": 8, "size": 4, "width": 16, "heads": 1, "feedforward": 32, "epochs": 1, "epoch_steps": 2}
     voice = {"sasrec.width": 16, "sasrec.heads": 1, "sasrec.epochs": 1, "sasrec.epoch_steps": 2}
-    alone = semid.train("semid", world, out=tmp_path / "alone", settings=small)
+    alone = semid.train("semid", world, out=tmp_path / "alone", settings=SMALL)
     monkeypatch.setattr(recipe, "train_on_histories", None)
-    run = semid.train("semid:ensemble", world, out=tmp_path / "run", settings={**small, **voice, "trained_in": str(tmp_path / "alone")})
+    run = semid.train("semid:ensemble", world, out=tmp_path / "run", settings={**SMALL, **voice, "trained_in": str(tmp_path / "alone")})
     again = semid.load(tmp_path / "run")
     _, batch = next(case_batches(world, world.test))
     assert list(again.systems) == ["semid", "semid:ensemble"]
@@ -138,17 +140,60 @@ def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_trai
     assert np.array_equal(again.systems["semid"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)
 
 
-def test_weights_of_the_first_layout_are_read(tmp_path):
-    (tmp_path / "fusion.json").write_text('{"weight": 0.3}')
-    assert Fusion.load(tmp_path, cast("CodeRecommender", None), ()).weights == (0.7, 0.3)
+@pytest.mark.parametrize(("written", "voices", "weights"), [
+    ('{"weight": 0.3}', ["item_knn"], (0.7, 0.3)), ('{"weights": [0.5, 0.2, 0.3]}', ["item_knn", "sasrec"], (0.5, 0.2, 0.3)),
+    ('{"weights": [0.6, 0.4], "voices": ["sasrec"]}', ["sasrec"], (0.6, 0.4))])
+def test_weights_of_earlier_layouts_are_read(written: str, voices: list[str], weights: tuple[float, ...], tmp_path):
+    (tmp_path / "fusion.json").write_text(written)
+    opened = lambda name, file: cast("ItemRecommender", file.name)
+    found = Fusion.load(tmp_path, cast("CodeRecommender", None), opened, ("item_knn", "sasrec"))
+    assert (list(found.scorers), found.weights) == (voices, weights)
+    assert list(found.scorers.values()) == ["scorer.safetensors", "scorer_1.safetensors"][: len(voices)]
+
+
+SMALL = {"text": "none", "cf_dim": 8, "size": 4, "width": 16, "heads": 1, "feedforward": 32, "epochs": 1, "epoch_steps": 2}
+
+
+def months(time_unit: Literal["seconds", "ordinal"] = "seconds") -> Split:
+    """Everybody takes one of the month's four items, whatever they had; 120 users, who come in six months of a year of theirs."""
+    rng = np.random.default_rng(0)
+    month = np.stack([rng.integers(12) + np.sort(rng.permutation(12)[:6]) for _ in range(120)])
+    item, time = 4 * month + rng.integers(4, size=month.shape), month * 30 * 86_400 + rng.integers(25 * 86_400, size=month.shape)
+    users, items = IdMap([f"u{u}" for u in range(120)]), IdMap([f"i{i}" for i in range(96)])
+    events = Interactions(np.repeat(np.arange(120, dtype=np.int32), 6), item.ravel().astype(np.int32), time.ravel().astype(np.int64),
+                          users, items, time_unit=time_unit)
+    return split(events, Catalog(items, pa.table({"x": list(range(96))})), Protocol(), "months")
+
+
+def test_the_time_of_the_request_is_heard_where_it_tells_the_answer(tmp_path):
+    world = months()
+    run = semid.train("semid:fusion", world, out=tmp_path / "run", settings=SMALL)
+    assert isinstance(run.recommender, Fusion)
+    assert run.recommender.weights[list(run.recommender.scorers).index("recent") + 1] > 0
+    without = semid.train("semid:fusion_timeless", world, settings=SMALL)
+    found, timeless = (each.evaluate()["keep"].metrics["recall@10"].mean for each in (run, without))
+    assert found > timeless + 0.2
+    again = semid.load(tmp_path / "run")
+    _, batch = next(case_batches(world, world.test))
+    np.testing.assert_array_equal(again.recommender.recommend(batch, k=5).item, run.recommender.recommend(batch, k=5).item)
+
+
+def test_without_times_recent_popularity_is_left_out_and_that_is_said(tmp_path):
+    notes: list[dict] = []
+    run = semid.train("semid:fusion", months("ordinal"), out=tmp_path / "run", settings=SMALL, log=Log(view=notes.append))
+    assert list(cast("Fusion", run.recommender).scorers) == ["item_knn"]
+    assert any("no times" in str(record.get("note")) for record in notes)
+    assert list(cast("Fusion", semid.load(tmp_path / "run").recommender).scorers) == ["item_knn"]
+    with pytest.raises(ConfigError, match="no times"):
+        semid.train("semid:fusion", months("ordinal"), settings={**SMALL, "voices": ("recent",)})
 
 
 @pytest.mark.parametrize("settings", [
     {"voices": ()}, {"voices": ("sasrec", "sasrec")}, {"voices": ("sasrek",)}, {"fusion": False, "voices": ("sasrec",)},
-    {"voices": ("sasrec",), "sasrec.loss": "sampled"},
+    {"voices": ("sasrec",), "sasrec.loss": "sampled"}, {"recent.days": None}, {"recent.days": 0},
 ])
 def test_what_cannot_be_pooled_is_refused_before_anything_trains(settings):
-    with pytest.raises(ConfigError, match="setting (voices|sasrec)"):
+    with pytest.raises(ConfigError, match="setting (voices|sasrec|recent|days)"):
         configure("semid:fusion", settings)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from semid.data.batch import history_batch
-from semid.errors import ConfigError
+from semid.errors import ConfigError, DataError
+from semid.recommenders import tensors_of
 from semid.scorers.ease import EASE
-from semid.scorers.item_knn import ItemKNN, both_ways, following, spectral_vectors
-from semid.scorers.popularity import Popularity
+from semid.scorers.item_knn import ItemKNN, RecentItemKNN, both_ways, following, spectral_vectors
+from semid.scorers.popularity import Popularity, RecentPopularity
 from semid.types import IdMap, Interactions
 
 
@@ -97,6 +100,32 @@ def test_popularity_counts_training_events():
     scores = Popularity.fit(train).score(history_batch([np.array([0]), np.array([1])], max_history=5))
     np.testing.assert_array_equal(scores[0].numpy(), np.bincount(train.item, minlength=12))
     assert torch.equal(scores[0], scores[1])
+
+
+def test_recent_popularity_counts_the_days_before_the_request_and_no_later_ones():
+    train = events()
+    train = replace(train, time=train.time * 86_400)
+    scorer = RecentPopularity.fit(train, days=7)
+    day = np.array([0, 3, 20, 90])
+    batch = history_batch([np.array([i]) for i in range(4)], max_history=5)
+    batch.extra["request"] = torch.from_numpy(day * 86_400)
+    for row, now in enumerate(day):
+        taken = train.item[(train.time < now * 86_400) & (train.time >= (now - 7) * 86_400)]
+        np.testing.assert_array_equal(scorer.score(batch)[row].numpy(), 1 + np.bincount(taken, minlength=12))
+    last = train.item[-7:]  # one event a day: what was taken last stays recent
+    for request in (None, torch.full((4,), 10**10)):
+        found = scorer.with_items(2).score(replace(batch, extra={} if request is None else {"request": request}))
+        np.testing.assert_array_equal(found[3].numpy(), [*(1 + np.bincount(last, minlength=12)), 1, 1])
+
+
+def test_recent_item_knn_is_the_product_and_an_order_is_no_time():
+    train = replace(events(), time=events().time * 86_400)
+    knn, recent = ItemKNN.fit(train), RecentPopularity.fit(train)
+    batch = history_batch([np.array([3, 1]), np.array([2])], max_history=5)
+    found = RecentItemKNN.of(tensors_of(RecentItemKNN(knn, recent, torch.tensor(0.5)))).score(batch)
+    torch.testing.assert_close(found, knn.score(batch) * recent.score(batch).sqrt())
+    with pytest.raises(DataError, match="an order alone"):
+        RecentPopularity.fit(replace(train, time_unit="ordinal"))
 
 
 def test_items_that_nobody_took_have_no_spectral_vector_even_where_the_rank_is_low():
