@@ -28,11 +28,14 @@ def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n = scores.shape[1]
     k = min(k, n)
     value, item = scores.topk(min(k + 1, n), dim=1)
-    if n > k:  # which of several equal items made the cut is open: settle these rows by a stable sort
+    if n > k:  # which of several equal items made the cut is open: settle these rows, the lowest items first
         tied = torch.nonzero((value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf)).squeeze(1)
         for rows in tied.split(256):
-            ordered, index = scores[rows].sort(dim=1, descending=True, stable=True)
-            value[rows, :k], item[rows, :k] = ordered[:, :k], index[:, :k]
+            last = value[rows, k - 1 : k]
+            is_above, is_equal = scores[rows] > last, scores[rows] == last
+            is_in = is_above | (is_equal & (is_equal.cumsum(1) <= k - is_above.sum(1, keepdim=True)))  # k of each row
+            item[rows, :k] = torch.nonzero(is_in)[:, 1].view(-1, k)
+            value[rows, :k] = scores[rows[:, None], item[rows, :k]]
         value, item = value[:, :k], item[:, :k]
     by_item = item.argsort(dim=1)
     value, item = value.gather(1, by_item), item.gather(1, by_item)
