@@ -19,7 +19,8 @@ ORDER = ("popularity", "popularity:recent", "item_knn", "item_knn:recent", "ease
          "sasrec:sampled", "hstu", "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal",
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
-         "human_priors", "human_priors:multi_interest", "parallel", "semid", "semid:fusion_timeless", "semid:fusion", "semid:ensemble")
+         "human_priors", "human_priors:multi_interest", "parallel",
+         "semid", "semid:recent", "semid:fusion_timeless", "semid:fusion", "semid:ensemble")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
         "ml-latest-small", "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")

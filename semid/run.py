@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused."""
 
-FUSED = ("fusion", "fusion_timeless", "ensemble")
+FUSED = ("fusion", "fusion_timeless", "recent", "ensemble")
 """Variants that change nothing before the fusion: their generator alone is the recipe without a variant."""
 
 CHECKPOINTS = ".*.checkpoint.safetensors"

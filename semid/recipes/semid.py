@@ -1,7 +1,8 @@
 """semid's default: a two-level generator over residual k-means codes of text and behaviour, softmax over real children.
 
 Source: this project. Status: default; `semid:fusion` pools it with item-kNN and with what was taken in the month before the request,
-`semid:ensemble` with a SASRec too, the weights chosen on validation. `semid:fusion_timeless` doesn't read the time of the request.
+`semid:ensemble` with a SASRec too, `semid:fusion_timeless` with item-kNN alone, `semid:recent` with the month; the weights are chosen on
+validation.
 What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
@@ -54,6 +55,7 @@ from semid.validation import measure, sample
 VARIANTS: dict[str, dict[str, object]] = {
     "fusion": {"fusion": True},
     "fusion_timeless": {"fusion": True, "voices": ("item_knn",)},
+    "recent": {"fusion": True, "voices": ("recent",)},
     "ensemble": {"fusion": True, "voices": ("item_knn", "recent", "sasrec")},
     "no_node": {"has_node_vectors": False},
     "no_content": {"text": "none"},
