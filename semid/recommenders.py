@@ -33,6 +33,9 @@ from semid.scorers.shares import Shares
 from semid.tree import CodeTree, Constraint
 from semid.types import Batch, Beams, Recommendations, SemanticIds
 
+DAY = 86_400
+"""Seconds."""
+
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU. Raises `RunError`."""
@@ -203,14 +206,16 @@ class CodeRecommender:
 class Fusion:
     """A generator and scorers, pooled: the sum of weight x log p of each over the best items of all.
 
-    scorers: by name. weights: the generator's, then one a scorer. p of a scorer is the row's scores divided by their sum (they must be
-    >= 0), plus 1e-6 so that an item the scorer doesn't know stays comparable. Candidates: the beams of the generator and as many of each
-    scorer's best; each gets all exact scores.
+    scorers: by name. weights: the generator's, then one a scorer, of a request within a day of the last event. later: the same of one that
+    comes later, when people go on with something else; None = as ever. p of a scorer is the row's scores divided by their sum (they must
+    be >= 0), plus 1e-6 so that an item the scorer doesn't know stays comparable. Candidates: the beams of the generator and as many of
+    each scorer's best; each gets all exact scores.
     """
 
     first: CodeRecommender
     scorers: dict[str, ItemRecommender]
     weights: tuple[float, ...]
+    later: tuple[float, ...] | None = None
 
     @torch.no_grad()
     def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int,
@@ -241,7 +246,13 @@ class Fusion:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
         shares = [_log_share(scorer.score(histories).to(items.device)).gather(1, items.clamp_min(0))
                   for scorer in self.scorers.values()]
-        return pool([self.first.score_items(histories, items), *shares], self.weights).masked_fill(items < 0, -torch.inf)
+        parts = [self.first.score_items(histories, items), *shares]
+        return pool(parts, self.weights_of(histories).to(items.device)).masked_fill(items < 0, -torch.inf)
+
+    def weights_of(self, histories: Batch) -> Tensor:
+        """Return float32 [B, P]: the weights of each request's parts."""
+        same, later = torch.tensor(self.weights), torch.tensor(self.later or self.weights)
+        return torch.where(is_later(histories).cpu()[:, None], later, same)
 
     def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
         """As `CodeRecommender.with_items`; the scorers, each with a `with_items` of its own, know nothing of the new items."""
@@ -253,7 +264,7 @@ class Fusion:
                   constraint: Constraint | None = None) -> Recommendations:
         """constraint: of the generator's tree, where it is there already."""
         item, parts = self.candidates(histories, allowed=allowed, seen=seen, depth=max(k, self.first.beams), constraint=constraint)
-        pooled = pool(parts, self.weights).masked_fill(item < 0, -torch.inf)
+        pooled = pool(parts, self.weights_of(histories).to(item.device)).masked_fill(item < 0, -torch.inf)
         by_item = item.argsort(dim=1)  # ties to the lower item row
         item, pooled = item.gather(1, by_item), pooled.gather(1, by_item)
         order = pooled.argsort(dim=1, descending=True, stable=True)[:, :k]
@@ -261,9 +272,11 @@ class Fusion:
         return listed(histories, item.masked_fill(pooled == -torch.inf, -1), pooled, "pooled log probability")
 
     @property
-    def named_weights(self) -> dict[str, float]:
-        """{"generator": weight, one name a scorer: its weight}."""
-        return dict(zip(("generator", *self.scorers), self.weights, strict=True))
+    def named_weights(self) -> dict[str, dict[str, float]]:
+        """{"same day" | "later": {"generator": weight, one name a scorer: its weight}}."""
+        names = ("generator", *self.scorers)
+        return {when: dict(zip(names, weights, strict=True))
+                for when, weights in (("same day", self.weights), ("later", self.later or self.weights))}
 
     @property
     def num_parameters(self) -> int:
@@ -273,7 +286,7 @@ class Fusion:
         self.first.save(folder)
         for number, part in enumerate(self.scorers.values()):
             save_tensors(folder / scorer_file(number), tensors_of(part.scorer))
-        write_json(folder / "fusion.json", {"voices": list(self.scorers), "weights": self.weights})
+        write_json(folder / "fusion.json", {"voices": list(self.scorers), "weights": self.weights, "later": self.later})
 
     @classmethod
     def load(cls, folder: Path, first: CodeRecommender, open_voice: Callable[[str, Path], ItemRecommender],
@@ -282,7 +295,8 @@ class Fusion:
         about = json.loads((folder / "fusion.json").read_text(encoding="utf-8"))
         weights = about["weights"] if "weights" in about else (1 - about["weight"], about["weight"])  # semid 0.1 knew one scorer
         voices = about.get("voices", wanted[: len(weights) - 1])
-        return cls(first, {name: open_voice(name, folder / scorer_file(number)) for number, name in enumerate(voices)}, tuple(weights))
+        scorers = {name: open_voice(name, folder / scorer_file(number)) for number, name in enumerate(voices)}
+        return cls(first, scorers, tuple(weights), None if about.get("later") is None else tuple(about["later"]))
 
 
 def scorer_file(number: int) -> str:
@@ -295,9 +309,18 @@ def _log_share(scores: Tensor) -> Tensor:
     return (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
 
 
-def pool(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the weighted sum of the parts, where a weight of 0 drops a part even if it is -inf."""
-    return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True) if weight]).sum(0)
+def is_later(histories: Batch) -> Tensor:
+    """Return bool [B]: asked a day or more after the last event. Where nobody said when, or there is no event, it is not."""
+    if histories.request is None:
+        return torch.zeros(len(histories), dtype=torch.bool)
+    last = histories.time.gather(1, (histories.length - 1).clamp_min(0)[:, None]).squeeze(1)
+    return (histories.request - last >= DAY) & (histories.length > 0)
+
+
+def pool(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the weighted sum of parts [B, C], weights float [B, P] or [1, P], where a weight of 0 drops a part even if it is -inf."""
+    return torch.stack([torch.where(weight != 0, weight * part, 0.0)
+                        for weight, part in zip(weights.T[:, :, None], parts, strict=True)]).sum(0)
 
 
 def write_codes(path: Path, ids: SemanticIds) -> None:

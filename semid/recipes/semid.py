@@ -37,7 +37,7 @@ from semid.objectives.next_codes import NextCodes
 from semid.protocols import Objective, Recommender, Tokenizer
 from semid.recipes import item_knn, popularity, sasrec
 from semid.recipes.sasrec import Config as SASRecSettings
-from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, load_tensors, pool, read_codes
+from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, is_later, load_tensors, pool, read_codes
 from semid.run import load as load_run
 from semid.scorers.item_knn import spectral_vectors
 from semid.scorers.popularity import RecentPopularity
@@ -74,6 +74,8 @@ VIEWS = ("text", "cf")
 AFTERWARDS = ("fusion", "voices", "scorer", "recent", "sasrec", "alignment", "trained_in")
 """Settings of what follows the generator's training."""
 SHARES = "probability"
+FEWEST = 500
+"""Validation cases that weights of their own are chosen on."""
 DENSE = 50
 
 
@@ -311,26 +313,36 @@ def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Ten
 
 
 def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], data: Split, job: Job) -> Fusion:
-    """Pick the pooling weights, tenths that sum to 1, by validation NDCG@10 under the seen rule that the data call for."""
+    """Pick the pooling weights, tenths that sum to 1, by validation NDCG@10 under the seen rule that the data call for.
+
+    Requests within a day of the last event have weights of their own, and so have later ones; each of `FEWEST` cases at least, else
+    those of all cases.
+    """
     seen = resolve_seen("auto", data.train)
     cases = sample(data.valid)
-    tenths = [others for others in itertools.product(range(11), repeat=len(voices)) if sum(others) <= 10]
-    tried = {tuple(share / 10 for share in (10 - sum(others), *others)): 0.0 for others in tenths}
-    fusion = Fusion(first, voices, next(iter(tried)))
+    tried = torch.tensor([(10 - sum(others), *others) for others in itertools.product(range(11), repeat=len(voices))
+                          if sum(others) <= 10]) / 10  # [W, P]
+    fusion = Fusion(first, voices, ())
+    gains, later = torch.zeros(len(tried), len(cases)), torch.zeros(len(cases), dtype=torch.bool)
     for rows, batch in case_batches(data, cases):
+        later[rows] = is_later(batch)
         item, parts = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
         target = torch.from_numpy(cases.target[cases.target_offsets[rows]].astype(np.int64))
-        for weights in tried:
-            score = pool(parts, weights).masked_fill(item < 0, -torch.inf)
+        for place, weights in enumerate(tried):
+            score = pool(parts, weights[None]).masked_fill(item < 0, -torch.inf)
             true = score.masked_fill(item != target[:, None], -torch.inf).amax(1, keepdim=True)
             ahead = (score > true) | ((score == true) & (item >= 0) & (item < target[:, None]))  # ties to the lower row, as in lists
             rank = ahead.sum(1)
-            gain = torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0)
-            tried[weights] += gain.sum().item() / len(cases)
-    chosen = replace(fusion, weights=max(tried, key=lambda weights: tried[weights]))
-    job.log.write("fusion", note="weights chosen on validation", chosen=chosen.named_weights, seen=seen,
-                  tried={" ".join(map(str, weights)): round(value, 5) for weights, value in tried.items()})
-    return chosen
+            gains[place, rows] = torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0)
+    best = []
+    for name, is_asked in (("same day", ~later), ("later", later)):
+        worth = gains[:, is_asked if int(is_asked.sum()) >= FEWEST else slice(None)].mean(1)
+        best.append(tuple(round(weight, 1) for weight in tried[int(worth.argmax())].tolist()))
+        job.log.write("fusion", note=f"weights chosen on validation, {name}", cases=int(is_asked.sum()), seen=seen,
+                      chosen=dict(zip(("generator", *voices), best[-1], strict=True)),
+                      tried={" ".join(f"{weight:.1f}" for weight in weights): round(value, 5)
+                             for weights, value in zip(tried.tolist(), worth.tolist(), strict=True)})
+    return replace(fusion, weights=best[0], later=best[1])
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:

@@ -15,11 +15,12 @@ import semid
 from semid.data.batch import case_batches, history_batch
 from semid.data.split import split
 from semid.errors import ConfigError
+from semid.files import write_json
 from semid.generators.two_level import TwoLevel
 from semid.protocols import Recommender
 from semid.recipes import semid as recipe
 from semid.recipes.semid import choose_weights
-from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
+from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, is_later
 from semid.run import configure
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.sasrec import SASRec
@@ -45,7 +46,8 @@ def test_every_weight_is_worth_what_its_lists_are_and_no_tie_is_won_by_the_targe
     chosen = choose_weights(first, {"item_knn": second}, world, Job(log=Log(view=records.append)))
     tried, seen = records[-1]["tried"], records[-1]["seen"]
     for weights in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
-        assert tried[" ".join(map(str, weights))] == pytest.approx(worth(replace(chosen, weights=weights), world, seen), abs=1e-4)
+        found = worth(replace(chosen, weights=weights, later=None), world, seen)
+        assert tried[" ".join(map(str, weights))] == pytest.approx(found, abs=1e-4)
     assert tried[" ".join(map(str, chosen.weights))] == max(tried.values())
 
 
@@ -95,8 +97,44 @@ def test_a_third_voice_is_heard():
     chosen = choose_weights(first, voices, world, Job(log=Log(view=records.append)))
     assert set(records[-1]["chosen"]) == {"generator", "item_knn", "sasrec"}
     assert len(records[-1]["tried"]) == 66
-    assert worth(replace(chosen, weights=(1.0, 0.0, 0.0)), world, records[-1]["seen"]) < 0.5
+    assert worth(replace(chosen, weights=(1.0, 0.0, 0.0), later=None), world, records[-1]["seen"]) < 0.5
     assert worth(chosen, world, records[-1]["seen"]) == 1
+
+
+def test_what_comes_on_another_day_is_weighed_otherwise(monkeypatch, tmp_path):
+    """One voice knows the answers of the same day and is wrong later, the other the reverse; too few cases have no weights of their own."""
+    world, ids = walk(users=60), path_codes()
+    world = replace(world, valid=replace(world.valid, target_time=world.valid.target_time - 3600 * (world.valid.user % 2)))
+    torch.manual_seed(0)
+    first = CodeRecommender(TwoLevel(ids, width=16, heads=2, feedforward=32, max_length=20).eval(), ids, CodeTree.build(ids), beams=8,
+                            normalise="children")
+    voices = {name: ItemRecommender(Shares(OnDays(world, is_wrong_later), len(ids)), "")
+              for name, is_wrong_later in (("item_knn", True), ("recent", False))}
+    together = choose_weights(first, voices, world, Job())
+    assert together.weights == together.later
+    assert worth(together, world, "keep") < 0.9
+    monkeypatch.setattr(recipe, "FEWEST", 30)
+    apart = choose_weights(first, voices, world, Job())
+    assert worth(apart, world, "keep") == 1
+    assert apart.weights[1] > apart.weights[2]
+    assert apart.later is not None
+    assert apart.later[1] < apart.later[2]
+    write_json(tmp_path / "fusion.json", {"voices": list(voices), "weights": apart.weights, "later": apart.later})
+    assert Fusion.load(tmp_path, first, lambda name, file: voices[name], ()) == apart
+    nobody_said = replace(next(iter(case_batches(world, world.valid)))[1], extra={})
+    assert not is_later(nobody_said).any()
+
+
+class OnDays(nn.Module):
+    """Knows the answers within a day and is wrong by a row later, or the reverse."""
+
+    def __init__(self, world: Split, is_wrong_later: bool):
+        super().__init__()
+        self.successor, self.is_wrong_later = Successor(world), is_wrong_later
+
+    def score(self, batch: Batch) -> Tensor:
+        is_wrong = is_later(batch) == self.is_wrong_later
+        return torch.where(is_wrong[:, None], self.successor.score(batch).roll(-1, 1), self.successor.score(batch))
 
 
 class Successor(nn.Module):
@@ -134,7 +172,7 @@ def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_trai
     again = semid.load(tmp_path / "run")
     _, batch = next(case_batches(world, world.test))
     assert list(again.systems) == ["semid", "semid:ensemble"]
-    assert again.recommender.weights == run.recommender.weights
+    assert again.recommender.named_weights == run.recommender.named_weights
     for name, found in again.systems.items():
         assert np.array_equal(found.recommend(batch, k=5).item, run.systems[name].recommend(batch, k=5).item)
     assert np.array_equal(again.systems["semid"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)
