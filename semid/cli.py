@@ -334,7 +334,8 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     _want_one(user, history)
     opened = Engine.open(run, engine=engine)
     past = _past(opened, user, history)
-    request = Request(past.item_ids, past.times, k=k, where=where, exclude=tuple(flags.listed(exclude)), seen=seen, user=user)
+    request = Request(past.item_ids, past.times, at=opened.snapshot.run.until, k=k, where=where, exclude=tuple(flags.listed(exclude)),
+                      seen=seen, user=user)
     [answer] = opened.recommend([request])
     if answer.error is not None:
         raise answer.error

@@ -130,12 +130,22 @@ class Run:
 
     def recommend_rows(self, histories: Sequence[np.ndarray], *, times: Sequence[np.ndarray] | None = None,
                        users: np.ndarray | None = None, k: int, allowed: np.ndarray | None = None, seen: str = "auto") -> Recommendations:
-        """`recommend` for many histories of item rows at once. users: integer [B], whose they are, for models that know users."""
+        """`recommend` for many histories of item rows at once, asked when the run's data end (`until`), or at a history's own last time
+        if that is later. times: int64 of each history. users: integer [B], whose they are, for models that know users."""
         from semid.data.batch import history_batch
 
+        requests = None
+        if times is not None and self.until is not None:
+            requests = np.array([max(self.until, *time[-1:].tolist()) if len(time) else self.until for time in times], np.int64)
         batch = history_batch(list(histories), None if times is None else list(times), users,
-                              max_history=self.split.protocol.max_history)
+                              max_history=self.split.protocol.max_history, requests=requests)
         return self.recommender.recommend(batch, k=k, allowed=allowed, seen=self.resolve_seen(seen))
+
+    @cached_property
+    def until(self) -> int | None:
+        """The time of the last event of the run's data, UTC seconds; None where events have an order alone."""
+        events = self.split.source
+        return int(events.time.max()) if len(events) and events.time_unit == "seconds" else None
 
     def asked(self, prior: str) -> Run:
         """Return this run answering with the heads of one prior alone, such as "categories=Makeup": every item of its lists carries it.

@@ -235,8 +235,11 @@ def latest(batch: Batch, count: int) -> Batch:
 
 
 def history_batch(items: list[np.ndarray], times: list[np.ndarray] | None = None, users: np.ndarray | None = None,
-                  *, max_history: int) -> Batch:
-    """Make a batch from plain histories (oldest first), cut to the last `max_history` items. Empty histories are allowed."""
+                  *, max_history: int, requests: np.ndarray | None = None) -> Batch:
+    """Make a batch from plain histories (oldest first), cut to the last `max_history` items. Empty histories are allowed.
+
+    requests: int64 [B], when each is asked, in the unit of times; None where that is not known.
+    """
     whole = [np.asarray(h, np.int64) for h in items]
     items = [h[-max_history:] for h in whole]
     width = max(1, max((len(h) for h in items), default=1))
@@ -246,6 +249,8 @@ def history_batch(items: list[np.ndarray], times: list[np.ndarray] | None = None
         batch.item[row, : len(history)] = torch.from_numpy(history)
         if times is not None:
             batch.time[row, : len(history)] = torch.from_numpy(np.asarray(times[row], np.int64)[-max_history:])
+    if requests is not None:
+        batch.extra["request"] = torch.from_numpy(requests.astype(np.int64))
     if (longest := max((len(h) for h in whole), default=0)) > max_history:
         batch.extra["seen"] = torch.from_numpy(np.stack([np.pad(h, (0, longest - len(h)), constant_values=-1) for h in whole]))
     return batch

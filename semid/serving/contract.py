@@ -20,9 +20,12 @@ Every method may be called from any thread. Mistakes of the caller are `SemidErr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from semid.errors import SemidError
 
@@ -64,7 +67,8 @@ class Rules:
 class Request:
     """One question: what comes after this history?
 
-    history: item ids, oldest first; may be empty. times: UTC seconds of each, None = unknown.
+    history: item ids, oldest first; may be empty. times: UTC seconds of each, None = unknown. at: UTC seconds when it is asked, None =
+    now; not read where times are unknown.
     unknown: what to do with ids in the history that the catalogue doesn't hold: refuse the request, or skip them and say so.
     k: in [1, MAX_K]. where: condition over the catalogue's columns (semid/data/where.py). exclude: ids never shown; unknown ones
     are ignored. include_only: the only ids that may be shown; unknown ones are ignored; None = all.
@@ -75,6 +79,7 @@ class Request:
 
     history: tuple[str, ...] = ()
     times: tuple[int, ...] | None = None
+    at: int | None = None
     unknown: Literal["refuse", "skip"] = "refuse"
     k: int = 10
     where: str | None = None
@@ -84,6 +89,13 @@ class Request:
     user: str | None = None
     beams: int | None = None
     rules: Rules = Rules()
+
+
+def moments(requests: Sequence[Request]) -> np.ndarray | None:
+    """Return int64 [B], when requests are asked, no earlier than their last event; None where one doesn't say when its events were."""
+    now = int(time.time())
+    asked = [None if request.times is None else max(now if request.at is None else request.at, *request.times[-1:]) for request in requests]
+    return None if None in asked else np.array(asked, np.int64)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from semid.serving.contract import (
     Neighbour,
     Request,
     Rules,
+    moments,
 )
 from semid.serving.explain import explain
 from semid.serving.journal import Journal, Kind, merged
@@ -115,7 +116,8 @@ class Engine:
             if not len(asked.rows) or not asked.left:
                 answers[place] = serving.finish(asked, *serving.popular(asked), "training events")
             else:
-                groups.setdefault((id(asked.admitted), asked.depth, request.beams), []).append((place, asked))
+                group = id(asked.admitted), asked.depth, request.beams, request.times is None
+                groups.setdefault(group, []).append((place, asked))
         for group in groups.values():
             for (place, _), answer in zip(group, serving.answer([asked for _, asked in group]), strict=True):
                 answers[place] = answer
@@ -329,7 +331,8 @@ class _Serving:
     journal: Journal
 
     def answer(self, group: Sequence[Asked]) -> list[Answer]:
-        """Answer requests of one predicate, depth and width together. If that fails, each alone, so that one can't harm the others."""
+        """Answer requests of one predicate, depth and width together, all with times or all without. If that fails, each alone, so that
+        one can't harm the others."""
         try:
             return self._ranked(group)
         except Exception as error:
@@ -360,7 +363,8 @@ class _Serving:
         """The histories, what is hidden from each, and states of those that were read before."""
         times = [np.zeros(len(a.rows), np.int64) if a.request.times is None else np.asarray(a.request.times, np.int64) for a in group]
         users = self.snapshot.user_rows([asked.request.user for asked in group])
-        batch = history_batch([asked.rows for asked in group], times, users, max_history=self.snapshot.run.split.protocol.max_history)
+        batch = history_batch([asked.rows for asked in group], times, users, max_history=self.snapshot.run.split.protocol.max_history,
+                              requests=moments([asked.request for asked in group]))
         hidden = np.full((len(group), max(len(asked.hidden) for asked in group)), -1, np.int64)
         for row, asked in enumerate(group):
             hidden[row, : len(asked.hidden)] = asked.hidden

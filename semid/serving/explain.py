@@ -14,7 +14,7 @@ from semid.data.batch import history_batch
 from semid.decoding.normalise import log_probabilities
 from semid.errors import ConfigError
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
-from semid.serving.contract import Explanation, Influence, Level, Request
+from semid.serving.contract import Explanation, Influence, Level, Request, moments
 from semid.serving.snapshot import Snapshot
 from semid.types import Batch
 
@@ -40,7 +40,8 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
     time = np.zeros(len(rows), np.int64) if request.times is None else np.asarray(request.times, np.int64)
     user = snapshot.user_rows([request.user])
     rows, time = rows[-limit:], time[-limit:]
-    whole = history_batch([rows], [time], user, max_history=limit)
+    asked = moments([request])
+    whole = history_batch([rows], [time], user, max_history=limit, requests=asked)
     whole.extra["seen"] = torch.from_numpy(hidden[None])
     code = recommender.first if isinstance(recommender, Fusion) else recommender
     listed = snapshot.admitted(None, None).best(recommender, whole, min(RANKED, len(snapshot)))
@@ -52,7 +53,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
             item_id=str(snapshot.catalog.items.ids[item]), title=snapshot.catalog.titles[item], score=score, scale=listed.scale,
             rank=int(place[0]) + 1 if len(place) else None,
             path=_path(snapshot, code, whole, item) if isinstance(code, CodeRecommender) else (),
-            history=_influences(snapshot, recommender, rows, time, user, item, score),
+            history=_influences(snapshot, recommender, rows, time, user, asked, item, score),
             content=tuple(snapshot.near(item, TITLES, "content")) if snapshot.content is not None else (),
             together=tuple(snapshot.near(item, TITLES, "together")),
             note="; ".join(_notes(snapshot, rows, item, hidden)))
@@ -90,12 +91,13 @@ def _path(snapshot: Snapshot, code: CodeRecommender, batch: Batch, item: int) ->
 
 
 def _influences(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, rows: np.ndarray, time: np.ndarray,
-                user: np.ndarray, item: int, score: float) -> tuple[Influence, ...]:
+                user: np.ndarray, asked: np.ndarray | None, item: int, score: float) -> tuple[Influence, ...]:
     """What the score loses without each history item, the greatest change first."""
     if len(rows) < 2:
         return ()
     without = history_batch([np.delete(rows, place) for place in range(len(rows))],
-                            [np.delete(time, place) for place in range(len(rows))], user.repeat(len(rows)), max_history=len(rows))
+                            [np.delete(time, place) for place in range(len(rows))], user.repeat(len(rows)), max_history=len(rows),
+                            requests=None if asked is None else asked.repeat(len(rows)))
     effect = score - recommender.score_items(without, torch.full((len(rows), 1), item))[:, 0].numpy()
     ids, titles = snapshot.catalog.items.ids, snapshot.catalog.titles
     return tuple(Influence(str(ids[rows[place]]), titles[rows[place]], int(place), float(effect[place]))

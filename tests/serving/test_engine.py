@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 from semid.data.batch import history_batch
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError, DataError, SemidError, UnknownId
+from semid.recommenders import Fusion
+from semid.run import write_manifest
 from semid.serving import snapshot
 from semid.serving.contract import Answer, Request, Rules
 from semid.serving.engine import Engine
@@ -266,6 +269,28 @@ def test_int8_lists_mostly_the_same_items(run_folder):
 def test_int8_is_refused_where_nothing_can_be_quantised(knn_folder):
     with pytest.raises(ConfigError, match="no generator to quantise"):
         Engine.open(knn_folder, engine="int8")
+
+
+def test_a_fusion_is_told_when_it_is_asked(tmp_path: Path):
+    """Within a day the generator alone is heard, later item-kNN alone; whose times are unknown is taken to be asked at once."""
+    run = world.train("semid:fusion", tmp_path / "run", world.SMALL)
+    about = {"voices": ["item_knn", "recent"], "weights": [1, 0, 0], "later": [0, 1, 0]}
+    (tmp_path / "run" / "fusion.json").write_text(json.dumps(about))
+    write_manifest(tmp_path / "run")
+    opened = Engine.open(tmp_path / "run")
+    fusion = opened.snapshot.recommender
+    assert isinstance(fusion, Fusion)
+    now = Request(HISTORY, TIMES, at=TIMES[-1] + 3600, k=5, seen="remove")
+    requests = [now, replace(now, at=TIMES[-1] + 86_400), replace(now, at=None), replace(now, times=None)]
+    answers = [answer.item_ids for answer in opened.recommend(requests)]
+    batch = history_batch([run.catalog.items.rows(HISTORY)], [np.asarray(TIMES)], max_history=50)
+    first, later = (tuple(run.catalog.items.ids[part.recommend(batch, k=5, seen="remove").item[0]])
+                    for part in (fusion.first, fusion.scorers["item_knn"]))
+    assert answers[:3] == [first, later, later]
+    assert answers[3] == tuple(opened.recommend([replace(now, times=(0, 0, 0), at=0)])[0].item_ids)
+    assert set(answers[3]) != set(later)
+    told = [opened.explain(request, later[0]).score for request in requests[:3]]
+    assert told[0] != told[1] == told[2]
 
 
 def test_a_swap_changes_the_run_between_two_answers_and_never_within_one(run_folder, knn_folder):
