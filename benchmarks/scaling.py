@@ -86,9 +86,9 @@ def cell(split: Split, width: int, share: float, epochs: int) -> dict:
     torch.manual_seed(job.seed)
     catalog, views = recipe.with_views(config.text, config.cf_dim, data, job)
     ids = recipe.coder(config, data, job).codes(data, job)
-    has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
+    config = replace(config, has_time_gaps=data.events.time_unit == "seconds")
     generator = recipe.build(config, ids, data.protocol.max_history, recipe.initial_vectors(catalog, views, width),
-                             recipe.content_of(catalog, views), has_gaps, recipe.dropout_for(split))
+                             recipe.content_of(catalog, views), recipe.dropout_for(split))
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, normalise="children")
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
     steps = epochs * batches.steps_per_epoch

@@ -20,7 +20,7 @@ ORDER = ("popularity", "popularity:recent", "item_knn", "item_knn:recent", "ease
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
          "human_priors", "human_priors:multi_interest", "parallel",
-         "semid", "semid:recent", "semid:fusion_timeless", "semid:fusion", "semid:ensemble")
+         "semid", "semid:fusion_timeless", "semid:timely", "semid:recent", "semid:fusion", "semid:ensemble")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
         "ml-latest-small", "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
@@ -82,7 +82,8 @@ def main_table(systems: dict[str, list[dict]]) -> list[str]:
         cells = [cell(records, *column, best=top) for column, top in zip(columns, best, strict=True)]
         latency = min(r["latency_ms"]["p50"] for r in records)  # load only adds
         millions = records[0]["parameters"] / 1e6
-        taken = systems[UNALIGNED] if records[0]["config"].get("trained_in") else []
+        alone = "semid:timely" if records[0]["config"].get("has_request_gap") else UNALIGNED
+        taken = systems[alone] if records[0]["config"].get("trained_in") else []
         cells += [str(len(records)), trained_in(records, taken), f"{millions:.2f} M", f"{latency:.1f} ms{NARROW * is_narrow(records)}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
@@ -155,7 +156,7 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
 def request_lines(systems: dict[str, list[dict]]) -> list[str]:
     """Which systems know when they are asked."""
     reads = lambda name, config: name in ("hstu", "popularity:recent", "item_knn:recent") or (
-        config.get("fusion") and "recent" in config.get("voices", ()) and has_times(systems))
+        config.get("has_request_gap") and has_times(systems))
     said = [name for name in in_order(systems) if reads(name, systems[name][0]["config"])]
     return ["", f"Read the time of the request, which a service knows and published systems don't use: {', '.join(said)}."] if said else []
 

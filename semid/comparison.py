@@ -74,7 +74,7 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
     if unknown := [recipe for recipe in settings if recipe not in names]:
         raise ConfigError(f"compare: settings for {unknown[0]!r}, which is not compared{did_you_mean(unknown[0], names)}; "
                           f"the systems are: {', '.join(names)}")
-    known = {*names, *(stem for recipe in names for stem, _, variant in [recipe.partition(":")] if variant in FUSED)}
+    known = {*names, *(stem + FUSED[variant] for recipe in names for stem, _, variant in [recipe.partition(":")] if variant in FUSED)}
     if against is not None and against not in known:
         raise ConfigError(f"compare: unknown system {against!r} to test against{did_you_mean(against, known)}; want one of {names}")
     for recipe in names:

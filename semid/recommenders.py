@@ -223,7 +223,7 @@ class Fusion:
         """Return (item int64 [B, C], each once, -1 pads; log p of each part, float32 [B, C], -inf there)."""
         device, hidden = histories.item.device, histories.seen if seen == "remove" else None
         batch = self.first.read(histories)
-        batch = replace(batch, extra={**batch.extra, "state": self.first.generator.user(batch)})  # read once for both calls
+        batch = replace(batch, extra={**batch.extra, "state": self.first.generator.left(batch)})  # read once for both calls
         beams = self.first.search(batch, k=depth, allowed=allowed, seen=seen, constraint=constraint)
         beam, pad = beams.item.to(device), len(self.first.tree)
         is_listed = torch.zeros(len(batch), pad + 1, dtype=torch.bool, device=device).scatter_(1, beam.remainder(pad + 1), True)
@@ -310,11 +310,8 @@ def _log_share(scores: Tensor) -> Tensor:
 
 
 def is_later(histories: Batch) -> Tensor:
-    """Return bool [B]: asked a day or more after the last event. Where nobody said when, or there is no event, it is not."""
-    if histories.request is None:
-        return torch.zeros(len(histories), dtype=torch.bool)
-    last = histories.time.gather(1, (histories.length - 1).clamp_min(0)[:, None]).squeeze(1)
-    return (histories.request - last >= DAY) & (histories.length > 0)
+    """Return bool [B]: asked a day or more after the last event. Times are UTC seconds."""
+    return histories.waited >= DAY
 
 
 def pool(parts: Sequence[Tensor], weights: Tensor) -> Tensor:

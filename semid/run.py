@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused."""
 
-FUSED = ("fusion", "fusion_timeless", "recent", "ensemble")
-"""Variants that change nothing before the fusion: their generator alone is the recipe without a variant."""
+FUSED = {"fusion": ":timely", "recent": ":timely", "ensemble": ":timely", "fusion_timeless": ""}
+"""Variants with a fusion, and the variant that their generator alone is."""
 
 CHECKPOINTS = ".*.checkpoint.safetensors"
 """What a run that isn't finished goes on from, one file a stage."""
@@ -182,7 +182,7 @@ class Run:
         if not isinstance(self.recommender, Fusion):
             return {self.recipe: self.recommender}
         stem, _, variant = self.recipe.partition(":")
-        alone = stem if variant in FUSED else f"{self.recipe}:generator"
+        alone = stem + FUSED[variant] if variant in FUSED else f"{self.recipe}:generator"
         return {alone: self.recommender.first, self.recipe: self.recommender}
 
     def evaluate(self, part: str = "test", *, system: str | None = None) -> dict[str, Evaluation]:

@@ -279,6 +279,12 @@ class Batch:
         """int64 [B]: when the item after the last one is asked for; None where nobody said."""
         return self.extra["request"] if "request" in self.extra else None
 
+    @property
+    def waited(self) -> Tensor:
+        """int64 [B]: from the last event to the request, in the unit of times; 0 where nobody said when, or there is no event."""
+        last = self.time.gather(1, (self.length - 1).clamp_min(0)[:, None]).squeeze(1)
+        return ((last if self.request is None else self.request) - last).masked_fill(self.length == 0, 0)
+
     def only(self, rows: Tensor) -> Batch:
         """Return the rows int64 [B'] of the batch, without what `extra` holds."""
         action = None if self.action is None else self.action[rows]

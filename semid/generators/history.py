@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from semid.errors import ConfigError
 from semid.generators import compiled
 from semid.nn.dropout import Dropout
+from semid.nn.hstu import next_times
 from semid.nn.linear import Linear
 from semid.nn.transformer import Block, CausalTransformer, last_state
 from semid.types import Batch, SemanticIds
@@ -63,14 +64,16 @@ class HistoryReader(nn.Module):
     A subclass sets `codes`, integer [N, L]: the codes of every item.
     start, content: see `ItemInput`. temporal: another model of histories, called with (vectors [B, S, D], time, length, request)
     as `nn.hstu.HSTU` is; it replaces the transformer that layers, heads, feedforward and max_length describe.
-    has_time_gaps: the model also reads how many days passed before each event.
+    has_time_gaps: the model also reads how many days passed before each event; has_request_gap: and how many between the last event and
+    the request, in training the event to come: a vector of its own is added to what the history left.
     """
 
     codes: Tensor
     offset: Tensor
 
     def __init__(self, ids: SemanticIds, *, width: int, layers: int, heads: int, feedforward: int, dropout: float, max_length: int,
-                 start: Tensor | None, content: Tensor | None, temporal: nn.Module | None, has_time_gaps: bool):
+                 start: Tensor | None, content: Tensor | None, temporal: nn.Module | None, has_time_gaps: bool,
+                 has_request_gap: bool = False):
         super().__init__()
         self.sizes = ids.sizes
         self._arrays: Weights | None = None
@@ -78,28 +81,37 @@ class HistoryReader(nn.Module):
         self.gap = nn.Embedding(GAPS, width) if has_time_gaps else None
         if self.gap is not None:
             nn.init.normal_(self.gap.weight, std=0.02)
+        self.wait = nn.Embedding.from_pretrained(torch.zeros(GAPS, width), freeze=False) if has_request_gap else None
         self.temporal = temporal or CausalTransformer(width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout,
                                                       max_length=max_length)
         self.register_buffer("offset", torch.tensor(np.concatenate([[0], np.cumsum(ids.sizes)[:-1]])), persistent=False)
 
     def states(self, batch: Batch) -> Tensor:
-        """Return [B, S, D]: what is known of the user after each position."""
-        return self.temporal(self.inputs(batch), batch.time, batch.length, batch.request)
+        """Return [B, S, D]: what is known of the user after each position, when the next one comes."""
+        states = self.temporal(self.inputs(batch), batch.time, batch.length, batch.request)
+        if self.wait is None:
+            return states
+        return states + self.wait(gap_bucket(next_times(batch.time, batch.length, batch.request) - batch.time))
 
     def inputs(self, batch: Batch) -> Tensor:
         """Return [B, S, D]: the input of the temporal model."""
         tokens = self.codes[batch.item.clamp_min(0)].long() + self.offset
         x = self.input(batch.item, tokens)
         if self.gap is not None:
-            x = x + self.gap(gap_bucket(batch.time))
+            x = x + self.gap(gap_bucket(gaps(batch.time)))
         return x
 
     def user(self, batch: Batch) -> Tensor:
-        """Return float32 [B, D]: the state after each history; `batch.extra["state"]` where somebody read it before."""
+        """Return float32 [B, D]: the state after each history at the time of the request."""
+        left = self.left(batch)
+        return left if self.wait is None else left + self.wait(gap_bucket(batch.waited))
+
+    def left(self, batch: Batch) -> Tensor:
+        """Return float32 [B, D]: what each history left, whenever asked; `batch.extra["state"]` where somebody read it before."""
         if "state" in batch.extra:
             return batch.extra["state"]
         if not isinstance(self.temporal, CausalTransformer):
-            return last_state(self.states(batch), batch.length).float()
+            return last_state(self.temporal(self.inputs(batch), batch.time, batch.length, batch.request), batch.length).float()
         if batch.item.shape[1] > (most := self.temporal.position.num_embeddings):
             raise ConfigError(f"histories: want at most {most} items, got {batch.item.shape[1]}; cut them with semid.data.batch.latest")
         if self._is_compiled():
@@ -131,7 +143,7 @@ class HistoryReader(nn.Module):
         return Weights(first, first.data_ptr(), read)
 
     def _read_compiled(self, batch: Batch) -> Tensor:
-        """Return the users [B, D] of `user`."""
+        """Return what `left` does."""
         inputs = self.input
         content = torch.empty(0, 0, inputs.code.embedding_dim)
         if inputs.project is not None and inputs.content is not None:
@@ -172,8 +184,12 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
-def gap_bucket(time: Tensor) -> Tensor:
-    """Bucket the days since the event before: 0 = first event or same day, 1 = 1 day, 2 = 2-3 days, 3 = 4-7 ... int64 [B, S] < GAPS."""
-    days = torch.zeros_like(time)
-    days[:, 1:] = (time[:, 1:] - time[:, :-1]).clamp_min(0) // 86_400
+def gaps(time: Tensor) -> Tensor:
+    """Return int64 [B, S]: the seconds since the event before, 0 at the first."""
+    return torch.cat([torch.zeros_like(time[:, :1]), time[:, 1:] - time[:, :-1]], dim=1)
+
+
+def gap_bucket(seconds: Tensor) -> Tensor:
+    """Bucket whole days: 0 = less than one, 1 = 1 day, 2 = 2-3 days, 3 = 4-7 ... int64 < GAPS."""
+    days = seconds.clamp_min(0) // 86_400
     return (days.double() + 0.5).log2().floor().long().add(1).clamp(0, GAPS - 1)

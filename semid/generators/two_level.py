@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from semid.errors import ConfigError
 from semid.generators import compiled
-from semid.generators.history import HistoryReader, Weights, array, gap_bucket
+from semid.generators.history import HistoryReader, Weights, array, gap_bucket, gaps
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
 from semid.nn.segment import segment_dot, segments
@@ -55,18 +55,18 @@ class TwoLevel(HistoryReader):
     """Causal transformer over item vectors, then per level a choice among the node's children.
 
     hidden = norm(user + prefix + mlp([user, prefix])). ids: codes of N items, "sequence" order, no padding.
-    start, content, temporal, has_time_gaps: see `HistoryReader`.
+    start, content, temporal, has_time_gaps, has_request_gap: see `HistoryReader`.
     has_node_vectors: off leaves only the shared code vectors. tree: of `ids`, where it is built already.
     """
 
     def __init__(self, ids: SemanticIds, *, width: int = 128, layers: int = 2, heads: int = 2, feedforward: int = 256,
                  dropout: float = 0.4, max_length: int = 50, start: Tensor | None = None, content: Tensor | None = None,
-                 temporal: nn.Module | None = None, has_time_gaps: bool = True, has_node_vectors: bool = True,
-                 tree: CodeTree | None = None):
+                 temporal: nn.Module | None = None, has_time_gaps: bool = True, has_request_gap: bool = False,
+                 has_node_vectors: bool = True, tree: CodeTree | None = None):
         if (ids.codes < 0).any():
             raise ConfigError("two-level generator: want codes of one length, got padded codes; use a collision policy without suffixes")
         super().__init__(ids, width=width, layers=layers, heads=heads, feedforward=feedforward, dropout=dropout, max_length=max_length,
-                         start=start, content=content, temporal=temporal, has_time_gaps=has_time_gaps)
+                         start=start, content=content, temporal=temporal, has_time_gaps=has_time_gaps, has_request_gap=has_request_gap)
         self.tree = CodeTree.build(ids) if tree is None else tree
         self.codes = self.tree.codes
         self.depth = nn.ModuleList(
@@ -109,7 +109,8 @@ class TwoLevel(HistoryReader):
         grown = TwoLevel(ids, width=self.transformer.position.embedding_dim, layers=len(self.transformer.blocks),
                          heads=block.attention.heads, feedforward=cast("nn.Linear", block.feedforward[0]).out_features,
                          max_length=self.transformer.position.num_embeddings, start=start, content=state.get("input.content"),
-                         has_time_gaps=self.gap is not None, has_node_vectors=len(self.node) > 0, tree=tree)
+                         has_time_gaps=self.gap is not None, has_request_gap=self.wait is not None,
+                         has_node_vectors=len(self.node) > 0, tree=tree)
         grown.load_state_dict(state, assign=True)
         return grown.to(self.offset.device).eval().requires_grad_(False)
 
@@ -150,7 +151,7 @@ class TwoLevel(HistoryReader):
         return torch.stack(out, dim=1)
 
     def read(self, batch: Batch, kept: Kept | None = None) -> tuple[Tensor, Kept]:
-        """Return (the state after each history, float32 [B, D], for `batch.extra["state"]`; its keys and values).
+        """Return (what each history left, float32 [B, D], for `batch.extra["state"]`; its keys and values).
 
         kept: of the first items of these same histories, fewer than all; only what follows is read. The state equals that of
         `start` without it, to rounding. A history longer than the model's longest has to be cut from the left: read it anew.
@@ -162,7 +163,7 @@ class TwoLevel(HistoryReader):
         item = batch.item.gather(1, position)
         x = self.input(item, self.tree.codes[item.clamp_min(0)].long() + self.offset)
         if self.gap is not None:
-            x = x + self.gap(gap_bucket(batch.time).gather(1, position))
+            x = x + self.gap(gap_bucket(gaps(batch.time)).gather(1, position))
         states, kept = self.transformer.extend(x, kept)
         return last_state(states, new).float(), replace(kept, length=batch.length)
 

@@ -1,8 +1,8 @@
 """semid's default: a two-level generator over residual k-means codes of text and behaviour, softmax over real children.
 
 Source: this project. Status: default; `semid:fusion` pools it with item-kNN and with what was taken in the month before the request,
-`semid:ensemble` with a SASRec too, `semid:fusion_timeless` with item-kNN alone, `semid:recent` with the month; the weights are chosen on
-validation.
+`semid:ensemble` with a SASRec too, `semid:recent` with the month alone; the weights are chosen on validation. Their generator is that of
+`semid:timely`, which reads the days since the last event; `semid` doesn't, and `semid:fusion_timeless` pools it with item-kNN.
 What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
@@ -53,10 +53,11 @@ from semid.types import Catalog, SemanticIds, Split
 from semid.validation import measure, sample
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "fusion": {"fusion": True},
+    "timely": {"has_request_gap": True},
+    "fusion": {"has_request_gap": True, "fusion": True},
+    "recent": {"has_request_gap": True, "fusion": True, "voices": ("recent",)},
+    "ensemble": {"has_request_gap": True, "fusion": True, "voices": ("item_knn", "recent", "sasrec")},
     "fusion_timeless": {"fusion": True, "voices": ("item_knn",)},
-    "recent": {"fusion": True, "voices": ("recent",)},
-    "ensemble": {"fusion": True, "voices": ("item_knn", "recent", "sasrec")},
     "no_node": {"has_node_vectors": False},
     "no_content": {"text": "none"},
     "no_id": {"has_item_ids": False},
@@ -90,7 +91,8 @@ class Config:
     has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that reads codes alone, with
     id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
-    has_time_gaps: read the days between events (only where times are real). tokens: positions in a batch. epochs: at most, each of a pass
+    has_time_gaps, has_request_gap: read the days between events, and those from the last one to the request (only where times are real).
+    tokens: positions in a batch. epochs: at most, each of a pass
     over the data, or of `epoch_steps` batches where that is more. patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
@@ -118,6 +120,7 @@ class Config:
     has_content: bool = True
     has_node_vectors: bool = True
     has_time_gaps: bool = True
+    has_request_gap: bool = False
     tokens: int = 1024
     epochs: int = 12
     epoch_steps: int = 84
@@ -207,8 +210,9 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
     start = None
     if config.has_item_ids:
         start = initial_vectors(catalog, views, config.width) if config.has_content else 0.05 * torch.randn(len(catalog), config.width)
-    has_gaps = config.has_time_gaps and data.events.time_unit == "seconds"
-    generator = build(config, ids, data.protocol.max_history, start, content, has_gaps,
+    if data.events.time_unit != "seconds":
+        config = replace(config, has_time_gaps=False, has_request_gap=False)
+    generator = build(config, ids, data.protocol.max_history, start, content,
                       dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 
@@ -287,11 +291,12 @@ def dropout_for(data: Split) -> float:
     return 0.2 if int(data.train.counts.sum()) > DENSE * len(data.catalog) else 0.5
 
 
-def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor | None, has_gaps: bool,
+def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor | None,
           dropout: float = 0.0) -> TwoLevel:
     return TwoLevel(ids, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
                     dropout=dropout, max_length=max_length, start=start, content=content,
-                    has_time_gaps=has_gaps, has_node_vectors=config.has_node_vectors)
+                    has_time_gaps=config.has_time_gaps, has_request_gap=config.has_request_gap,
+                    has_node_vectors=config.has_node_vectors)
 
 
 def content_of(catalog: Catalog, views: tuple[str, ...]) -> Tensor:
@@ -365,7 +370,8 @@ def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fu
     ids = read_codes(folder / "codes.parquet")
     weights = load_tensors(folder / "generator.safetensors")
     start = torch.empty(len(ids), config.width) if config.has_item_ids else None
-    generator = build(config, ids, len(weights["temporal.position.weight"]), start, weights.get("input.content"), "gap.weight" in weights)
+    config = replace(config, has_time_gaps="gap.weight" in weights, has_request_gap="wait.weight" in weights)
+    generator = build(config, ids, len(weights["temporal.position.weight"]), start, weights.get("input.content"))
     generator.load_state_dict(weights)
     recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams, normalise="children")
     if not config.fusion:

@@ -47,7 +47,7 @@ def walk(model: TwoLevel, batch: Batch) -> list[torch.Tensor]:
     return found
 
 
-VARIANTS = [{}, {"start": None}, {"content": None}, {"has_time_gaps": False}, {"has_node_vectors": False},
+VARIANTS = [{}, {"start": None}, {"content": None}, {"has_time_gaps": False}, {"has_request_gap": True}, {"has_node_vectors": False},
             {"heads": 1, "feedforward": 33}]
 
 

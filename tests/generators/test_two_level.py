@@ -10,7 +10,7 @@ from semid.data.batch import SequenceBatches, history_batch
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive
 from semid.errors import ConfigError
-from semid.generators.history import GAPS, gap_bucket
+from semid.generators.history import GAPS, gap_bucket, gaps
 from semid.generators.two_level import TwoLevel
 from semid.nn.hstu import HSTU
 from semid.nn.transformer import last_state
@@ -119,7 +119,26 @@ def test_padded_codes_are_refused():
 def test_gaps_double():
     day = 86_400
     time = torch.tensor([[0, 5, day + 5, 3 * day + 5, 7 * day + 6, 10_000 * day]])
-    assert gap_bucket(time).tolist() == [[0, 0, 1, 2, 3, GAPS - 1]]
+    assert gap_bucket(gaps(time)).tolist() == [[0, 0, 1, 2, 3, GAPS - 1]]
+
+
+@torch.no_grad()
+def test_the_wait_for_the_request_is_read_as_it_was_in_training():
+    """What training makes of position s is what a request at the time of the next event finds, also from a kept state."""
+    torch.manual_seed(0)
+    model = TwoLevel(some_ids(), width=16, heads=2, feedforward=32, max_length=9, has_request_gap=True).eval()
+    assert model.wait is not None
+    torch.nn.init.normal_(model.wait.weight)
+    item, time = np.arange(9) * 3, np.cumsum([0, 1, 90_000, 400_000, 10, 10**7, 10**6, 5, 300_000])
+    whole = history_batch([item[:8]], [time[:8]], max_history=9, requests=time[8:])
+    trained = model.states(whole)[0]
+    for end in range(1, 9):
+        asked = history_batch([item[:end]], [time[:end]], max_history=9, requests=time[end : end + 1])
+        torch.testing.assert_close(model.user(asked)[0], trained[end - 1], rtol=1e-4, atol=1e-5)
+        asked.extra["state"] = model.read(asked)[0]
+        torch.testing.assert_close(model.user(asked)[0], trained[end - 1], rtol=1e-4, atol=1e-5)
+    at_once = history_batch([item[:8]], [time[:8]], max_history=9)
+    torch.testing.assert_close(model.user(at_once), model.left(at_once) + model.wait.weight[:1])
 
 
 @torch.no_grad()

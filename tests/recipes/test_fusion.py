@@ -163,19 +163,19 @@ def test_shares_of_a_grown_catalogue_are_those_of_the_old_one_and_later_items_ar
 
 
 def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_training_again(tmp_path, monkeypatch):
-    """The generator of `semid` is that of `semid:ensemble`, so `trained_in` takes it; weights, voices and lists survive the folder."""
+    """The generator of `semid:timely` is that of `semid:ensemble`, so `trained_in` takes it; weights, voices and lists survive the folder."""
     world = walk(users=60)
     voice = {"sasrec.width": 16, "sasrec.heads": 1, "sasrec.epochs": 1, "sasrec.epoch_steps": 2}
-    alone = semid.train("semid", world, out=tmp_path / "alone", settings=SMALL)
+    alone = semid.train("semid:timely", world, out=tmp_path / "alone", settings=SMALL)
     monkeypatch.setattr(recipe, "train_on_histories", None)
     run = semid.train("semid:ensemble", world, out=tmp_path / "run", settings={**SMALL, **voice, "trained_in": str(tmp_path / "alone")})
     again = semid.load(tmp_path / "run")
     _, batch = next(case_batches(world, world.test))
-    assert list(again.systems) == ["semid", "semid:ensemble"]
+    assert list(again.systems) == ["semid:timely", "semid:ensemble"]
     assert again.recommender.named_weights == run.recommender.named_weights
     for name, found in again.systems.items():
         assert np.array_equal(found.recommend(batch, k=5).item, run.systems[name].recommend(batch, k=5).item)
-    assert np.array_equal(again.systems["semid"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)
+    assert np.array_equal(again.systems["semid:timely"].recommend(batch, k=5).item, alone.recommender.recommend(batch, k=5).item)
 
 
 @pytest.mark.parametrize(("written", "voices", "weights"), [
