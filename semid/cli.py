@@ -374,7 +374,7 @@ def explain(run: RunFolder, /, *, item: Annotated[str, arg(metavar="ID")], user:
     _want_one(user, history)
     opened = Engine.open(run)
     past = _past(opened, user, history)
-    found = opened.explain(Request(past.item_ids, past.times, user=user), item)
+    found = opened.explain(Request(past.item_ids, past.times, at=opened.snapshot.run.until, user=user), item)
     say.show(*views.explanation(found))
     say.result(asdict(found))
     return 0

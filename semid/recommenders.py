@@ -228,10 +228,10 @@ class Fusion:
         beam, pad = beams.item.to(device), len(self.first.tree)
         is_listed = torch.zeros(len(batch), pad + 1, dtype=torch.bool, device=device).scatter_(1, beam.remainder(pad + 1), True)
         is_listed[:, pad] = True
-        shares, others = [], []
+        scored, others = [], []
         for scorer in self.scorers.values():
             scores = scorer.score(histories).to(device)
-            shares.append(_log_share(scores))
+            scored.append(scores)
             known = top_items(mask_items(scores, allowed, hidden), depth)[1]
             others.append(known.masked_fill(is_listed.gather(1, known.remainder(pad + 1)), -1))
             is_listed.scatter_(1, known.remainder(pad + 1), True)
@@ -239,13 +239,12 @@ class Fusion:
         other = other[:, : max(1, int((other >= 0).sum(1).max()))]  # paths are walked for what the beams lack
         item = torch.cat([beam, other], 1)
         first = torch.cat([beams.logp.to(device), self.first.score_items(batch, other).to(device)], 1)
-        return item, (first, *(share.gather(1, item.clamp_min(0)).masked_fill(item < 0, -torch.inf) for share in shares))
+        return item, (first, *(_log_share(scores, item).masked_fill(item < 0, -torch.inf) for scores in scored))
 
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
-        shares = [_log_share(scorer.score(histories).to(items.device)).gather(1, items.clamp_min(0))
-                  for scorer in self.scorers.values()]
+        shares = [_log_share(scorer.score(histories).to(items.device), items) for scorer in self.scorers.values()]
         parts = [self.first.score_items(histories, items), *shares]
         return pool(parts, self.weights_of(histories).to(items.device)).masked_fill(items < 0, -torch.inf)
 
@@ -304,9 +303,9 @@ def scorer_file(number: int) -> str:
     return f"scorer_{number}.safetensors" if number else "scorer.safetensors"
 
 
-def _log_share(scores: Tensor) -> Tensor:
-    """The logarithm of each row's scores [B, N] over their sum, and a little."""
-    return (scores / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
+def _log_share(scores: Tensor, items: Tensor) -> Tensor:
+    """The logarithm of the items' scores over the sum of their row, and a little. scores [B, N], items int64 [B, C] -> [B, C]."""
+    return (scores.gather(1, items.clamp_min(0)) / scores.sum(1, keepdim=True).clamp_min(1e-12) + 1e-6).log()
 
 
 def is_later(histories: Batch) -> Tensor:

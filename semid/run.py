@@ -136,16 +136,16 @@ class Run:
 
         requests = None
         if times is not None and self.until is not None:
-            requests = np.array([max(self.until, *time[-1:].tolist()) if len(time) else self.until for time in times], np.int64)
+            requests = np.array([max([self.until, *time[-1:].tolist()]) for time in times], np.int64)
         batch = history_batch(list(histories), None if times is None else list(times), users,
                               max_history=self.split.protocol.max_history, requests=requests)
         return self.recommender.recommend(batch, k=k, allowed=allowed, seen=self.resolve_seen(seen))
 
     @cached_property
     def until(self) -> int | None:
-        """The time of the last event of the run's data, UTC seconds; None where events have an order alone."""
+        """The second after the last event of the run's data, UTC; None where events have an order alone."""
         events = self.split.source
-        return int(events.time.max()) if len(events) and events.time_unit == "seconds" else None
+        return int(events.time.max()) + 1 if len(events) and events.time_unit == "seconds" else None
 
     def asked(self, prior: str) -> Run:
         """Return this run answering with the heads of one prior alone, such as "categories=Makeup": every item of its lists carries it.

@@ -32,7 +32,7 @@ def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         tied = torch.nonzero((value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf)).squeeze(1)
         for rows in tied.split(256):
             last = value[rows, k - 1 : k]
-            is_above, is_equal = scores[rows] > last, scores[rows] == last
+            is_above, is_equal = ~(scores[rows] <= last), scores[rows] == last  # NaN is above all, as in topk, so that it is seen
             is_in = is_above | (is_equal & (is_equal.cumsum(1) <= k - is_above.sum(1, keepdim=True)))  # k of each row
             item[rows, :k] = torch.nonzero(is_in)[:, 1].view(-1, k)
             value[rows, :k] = scores[rows[:, None], item[rows, :k]]

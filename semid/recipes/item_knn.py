@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from semid.data.batch import NeighbourTargets, SequenceBatches
+from semid.errors import ConfigError
 from semid.evaluation.evaluate import Seen
+from semid.recipes.popularity import check_days
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.item_knn import ItemKNN, RecentItemKNN, following
 from semid.scorers.popularity import RecentPopularity
@@ -44,6 +46,13 @@ class Config:
     profile: int = 20
     shrink: float = 10.0
     neighbours: int = 1000
+
+    def __post_init__(self):
+        check_days(self.days)
+        if not self.recent or not all(0 <= power <= 10 for power in self.recent):
+            raise ConfigError(f"setting recent: want powers in [0, 10], got {self.recent}")
+        if self.days != Config.days and not any(self.recent):
+            raise ConfigError("setting days: read where scores are multiplied by recent popularity alone; take item_knn:recent")
 
 
 def smoke() -> Config:

@@ -27,8 +27,14 @@ class Config:
     days: float | None = None
 
     def __post_init__(self):
-        if self.days is not None and not 0 < self.days < 36_500:
-            raise ConfigError(f"setting days: want more than 0 and less than 36,500, got {self.days}; None for all of training")
+        if self.days is not None:
+            check_days(self.days)
+
+
+def check_days(days: float) -> None:
+    """Raise `ConfigError` unless recent popularity can count so many days."""
+    if not 1 / 86_400 <= days <= 36_500:
+        raise ConfigError(f"setting days: want a second (1 / 86,400) to 36,500 days, got {days}")
 
 
 def smoke() -> Config:

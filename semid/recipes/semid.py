@@ -143,8 +143,12 @@ class Config:
                               "fusion off")
         if self.recent.days is None:
             raise ConfigError("setting recent.days: want a number of days, got None; leave recent out of voices if it shall not be heard")
-        if not self.fusion and self.voices not in (Config.voices, ("item_knn",)):  # the second is in runs of before there was `recent`
+        if not self.fusion and self.voices == ("item_knn",):  # of a run of before there was `recent`, where it was the default
+            object.__setattr__(self, "voices", Config.voices)
+        if not self.fusion and self.voices != Config.voices:
             raise ConfigError("setting voices: pooled where fusion is on alone; take semid:fusion or semid:ensemble, or leave it out")
+        if any(self.scorer.recent):
+            raise ConfigError("setting scorer.recent: a fusion hears recent popularity as a voice of its own; leave it out")
         if self.sasrec.loss != "softmax":
             raise ConfigError(f"setting sasrec.loss={self.sasrec.loss!r}: want softmax, as its probabilities are pooled; leave it out")
 
@@ -156,9 +160,10 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     check(config.alignment, data)
+    voices = _heard(config, data, job) if config.fusion else ()
     if config.fusion and not len(data.valid):
         raise ConfigError("semid: the split has no validation case to choose a fusion's weights on; use semid without fusion")
-    if config.fusion and "sasrec" in config.voices:
+    if "sasrec" in voices:
         sasrec.build(config.sasrec, len(data.catalog), data.protocol.max_history)  # settings that don't fit are told before the training
     torch.manual_seed(job.seed)
     catalog, views = with_views(config.text, config.cf_dim, data, job)
@@ -166,7 +171,7 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
-    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in _heard(config, data, job)}, data, job)
+    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in voices}, data, job)
 
 
 def _heard(config: Config, data: Split, job: Job) -> tuple[str, ...]:
@@ -330,7 +335,7 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
     fusion = Fusion(first, voices, ())
     gains, later = torch.zeros(len(tried), len(cases)), torch.zeros(len(cases), dtype=torch.bool)
     for rows, batch in case_batches(data, cases):
-        later[rows] = is_later(batch)
+        later[rows] = is_later(batch) & (data.train.time_unit == "seconds")
         item, parts = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
         target = torch.from_numpy(cases.target[cases.target_offsets[rows]].astype(np.int64))
         for place, weights in enumerate(tried):
@@ -347,7 +352,7 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
                       chosen=dict(zip(("generator", *voices), best[-1], strict=True)),
                       tried={" ".join(f"{weight:.1f}" for weight in weights): round(value, 5)
                              for weights, value in zip(tried.tolist(), worth.tolist(), strict=True)})
-    return replace(fusion, weights=best[0], later=best[1])
+    return replace(fusion, weights=best[0], later=best[1] if later.any() else None)
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:

@@ -65,13 +65,19 @@ class RecentPopularity:
 
     def score(self, batch: Batch) -> Tensor:
         """Return float32 [B, N] >= 1."""
-        if batch.request is None or bool((batch.request >= self._end).all()):
+        if batch.request is None:
             return self._latest.expand(len(batch), -1)
-        return self._counted(batch.request.clamp_max(self._end))
+        moment, row = batch.request.clamp_max(self._end).unique(return_inverse=True)  # rising
+        if is_late := bool(len(moment)) and bool(moment[-1] == self._end):
+            moment = moment[:-1]
+        if not len(moment):
+            return self._latest.expand(len(batch), -1)
+        counted = self._counted(moment)
+        return (torch.cat([counted, self._latest]) if is_late else counted)[row]
 
-    def _counted(self, request: Tensor) -> Tensor:
-        scores = self.one.repeat(len(request), 1)
-        begin, end = torch.searchsorted(self.time, torch.stack([request - self.window, request]))
+    def _counted(self, moment: Tensor) -> Tensor:
+        scores = self.one.repeat(len(moment), 1)
+        begin, end = torch.searchsorted(self.time, torch.stack([moment - self.window, moment]))
         _add(self.item.numpy(), begin.numpy(), end.numpy(), scores.numpy())
         return scores
 

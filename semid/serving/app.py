@@ -79,9 +79,10 @@ def questions(app: FastAPI, service: Service) -> None:
 
     @app.get("/explain", summary="Why is this item recommended?", responses=NOT_FOUND)
     async def explain(item: Id, request: Request, user: Id | None = None,
-                      history: Annotated[list[Id] | None, Query(description="repeat it for each item, oldest first")] = None
+                      history: Annotated[list[Id] | None, Query(description="repeat it for each item, oldest first")] = None,
+                      times: Annotated[list[messages.Second] | None, Query(description="UTC seconds of each item of `history`")] = None
                       ) -> messages.Explained:
-        reason = await service.explain(Ask(user=user, history=history), item)
+        reason = await service.explain(Ask(user=user, history=history, times=times), item)
         return messages.Explained(trace_id=request.state.trace, why=reason)
 
 

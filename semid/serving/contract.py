@@ -94,7 +94,7 @@ class Request:
 def moments(requests: Sequence[Request]) -> np.ndarray | None:
     """Return int64 [B], when requests are asked, no earlier than their last event; None where one doesn't say when its events were."""
     now = int(time.time())
-    asked = [None if request.times is None else max(now if request.at is None else request.at, *request.times[-1:]) for request in requests]
+    asked = [None if each.times is None else max([now if each.at is None else each.at, *each.times[-1:]]) for each in requests]
     return None if None in asked else np.array(asked, np.int64)
 
 

@@ -300,6 +300,8 @@ class Engine:
                 raise ConfigError("times: want whole UTC seconds")
             if any(later < earlier for earlier, later in zip(request.times, request.times[1:], strict=False)):
                 raise ConfigError("times: want the history oldest first, got a time before the one it follows")
+        if request.at is not None and not (type(request.at) is int and abs(request.at) < LATEST):
+            raise ConfigError(f"at: want whole UTC seconds, got {request.at!r}")
         list_rules.check(request.rules, snapshot)
         rows = snapshot.catalog.items.rows(request.history).astype(np.int64)
         notes: list[str] = []

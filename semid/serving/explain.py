@@ -6,6 +6,7 @@ Axes: S history positions, L levels, C children of a node.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -40,8 +41,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
     time = np.zeros(len(rows), np.int64) if request.times is None else np.asarray(request.times, np.int64)
     user = snapshot.user_rows([request.user])
     rows, time = rows[-limit:], time[-limit:]
-    asked = moments([request])
-    whole = history_batch([rows], [time], user, max_history=limit, requests=asked)
+    whole = history_batch([rows], [time], user, max_history=limit, requests=moments([request]))
     whole.extra["seen"] = torch.from_numpy(hidden[None])
     code = recommender.first if isinstance(recommender, Fusion) else recommender
     listed = snapshot.admitted(None, None).best(recommender, whole, min(RANKED, len(snapshot)))
@@ -53,7 +53,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
             item_id=str(snapshot.catalog.items.ids[item]), title=snapshot.catalog.titles[item], score=score, scale=listed.scale,
             rank=int(place[0]) + 1 if len(place) else None,
             path=_path(snapshot, code, whole, item) if isinstance(code, CodeRecommender) else (),
-            history=_influences(snapshot, recommender, rows, time, user, asked, item, score),
+            history=_influences(snapshot, recommender, whole, item, score),
             content=tuple(snapshot.near(item, TITLES, "content")) if snapshot.content is not None else (),
             together=tuple(snapshot.near(item, TITLES, "together")),
             note="; ".join(_notes(snapshot, rows, item, hidden)))
@@ -90,14 +90,17 @@ def _path(snapshot: Snapshot, code: CodeRecommender, batch: Batch, item: int) ->
     return tuple(levels)
 
 
-def _influences(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, rows: np.ndarray, time: np.ndarray,
-                user: np.ndarray, asked: np.ndarray | None, item: int, score: float) -> tuple[Influence, ...]:
-    """What the score loses without each history item, the greatest change first."""
+def _influences(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, whole: Batch, item: int,
+                score: float) -> tuple[Influence, ...]:
+    """What the score loses without each history item, the greatest change first; a fusion's weights stay those of the whole history."""
+    rows, time, request = whole.item[0].numpy(), whole.time[0].numpy(), whole.request
     if len(rows) < 2:
         return ()
+    if isinstance(recommender, Fusion):
+        recommender = replace(recommender, weights=tuple(recommender.weights_of(whole)[0].tolist()), later=None)
     without = history_batch([np.delete(rows, place) for place in range(len(rows))],
-                            [np.delete(time, place) for place in range(len(rows))], user.repeat(len(rows)), max_history=len(rows),
-                            requests=None if asked is None else asked.repeat(len(rows)))
+                            [np.delete(time, place) for place in range(len(rows))], whole.user.numpy().repeat(len(rows)),
+                            max_history=len(rows), requests=None if request is None else request.numpy().repeat(len(rows)))
     effect = score - recommender.score_items(without, torch.full((len(rows), 1), item))[:, 0].numpy()
     ids, titles = snapshot.catalog.items.ids, snapshot.catalog.titles
     return tuple(Influence(str(ids[rows[place]]), titles[rows[place]], int(place), float(effect[place]))

@@ -18,3 +18,10 @@ def test_the_best_come_first_and_equal_ones_by_row(k: int):
     want, place = scores.sort(dim=1, descending=True, stable=True)
     assert torch.equal(value, want[:, :k])
     assert torch.equal(item, place[:, :k].masked_fill(want[:, :k] == -torch.inf, -1))
+
+
+@pytest.mark.parametrize("scores", [[torch.nan, 2, 1, 1], [torch.nan, torch.nan, 1, 1, 1]])
+def test_what_is_no_number_stays_in_sight(scores: list[float]):
+    value, item = top_items(torch.tensor([scores]), 3)
+    assert torch.isnan(value).sum() == torch.isnan(torch.tensor(scores)).sum()
+    assert len(set(item[0].tolist())) == 3

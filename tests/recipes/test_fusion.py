@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -21,7 +22,7 @@ from semid.protocols import Recommender
 from semid.recipes import semid as recipe
 from semid.recipes.semid import choose_weights
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, is_later
-from semid.run import configure
+from semid.run import configure, write_manifest
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.sasrec import SASRec
 from semid.scorers.shares import Shares
@@ -216,12 +217,25 @@ def test_the_time_of_the_request_is_heard_where_it_tells_the_answer(tmp_path):
     np.testing.assert_array_equal(again.recommender.recommend(batch, k=5).item, run.recommender.recommend(batch, k=5).item)
 
 
-def test_without_times_recent_popularity_is_left_out_and_that_is_said(tmp_path):
+def test_a_run_of_before_there_was_recent_popularity_goes_on(tmp_path):
+    run = semid.train("semid", months(), out=tmp_path / "run", settings=SMALL)
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    about["config"] = {**about["config"], "voices": ["item_knn"]}
+    for later in ("recent", "has_request_gap"):
+        del about["config"][later]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(about))
+    write_manifest(tmp_path / "run")
+    assert semid.train("semid", months(), out=tmp_path / "run", settings=SMALL, resume=True).about["seconds"] == run.about["seconds"]
+
+
+def test_without_times_recent_popularity_is_left_out_and_that_is_said(tmp_path, monkeypatch):
     notes: list[dict] = []
     run = semid.train("semid:fusion", months("ordinal"), out=tmp_path / "run", settings=SMALL, log=Log(view=notes.append))
     assert list(cast("Fusion", run.recommender).scorers) == ["item_knn"]
     assert any("no times" in str(record.get("note")) for record in notes)
     assert list(cast("Fusion", semid.load(tmp_path / "run").recommender).scorers) == ["item_knn"]
+    assert run.recommender.later is None  # an order has no days
+    monkeypatch.setattr(recipe, "with_views", None)  # refused before anything trains
     with pytest.raises(ConfigError, match="no times"):
         semid.train("semid:fusion", months("ordinal"), settings={**SMALL, "voices": ("recent",)})
 
@@ -229,9 +243,10 @@ def test_without_times_recent_popularity_is_left_out_and_that_is_said(tmp_path):
 @pytest.mark.parametrize("settings", [
     {"voices": ()}, {"voices": ("sasrec", "sasrec")}, {"voices": ("sasrek",)}, {"fusion": False, "voices": ("sasrec",)},
     {"voices": ("sasrec",), "sasrec.loss": "sampled"}, {"recent.days": None}, {"recent.days": 0},
+    {"scorer.recent": (0.5,)},
 ])
 def test_what_cannot_be_pooled_is_refused_before_anything_trains(settings):
-    with pytest.raises(ConfigError, match="setting (voices|sasrec|recent|days)"):
+    with pytest.raises(ConfigError, match="setting (voices|sasrec|recent|days|scorer)"):
         configure("semid:fusion", settings)
 
 

@@ -148,6 +148,8 @@ def test_one_more_event_reads_one_position(run_folder, monkeypatch):
     (Request(HISTORY, (1, 2)), ConfigError, "times: want one for each of 3 items"),
     (Request(HISTORY, (3, 2, 4)), ConfigError, "oldest first"),
     (Request(HISTORY, (1, 2, 2**60)), ConfigError, "times: want whole UTC seconds"),
+    (Request(HISTORY, TIMES, at=2**70), ConfigError, "at: want whole UTC seconds"),
+    (Request(HISTORY, TIMES, at=1.5), ConfigError, "at: want whole UTC seconds"),  # pyright: ignore[reportArgumentType]
     (Request(("i6", "i999")), UnknownId, "unknown item 'i999'"),
     (Request(("i6",) * 100_001), ConfigError, "at most 100,000"),
     (Request(HISTORY, where="prise < 3"), DataError, "did you mean 'price'"),
@@ -289,8 +291,9 @@ def test_a_fusion_is_told_when_it_is_asked(tmp_path: Path):
     assert answers[:3] == [first, later, later]
     assert answers[3] == tuple(opened.recommend([replace(now, times=(0, 0, 0), at=0)])[0].item_ids)
     assert set(answers[3]) != set(later)
-    told = [opened.explain(request, later[0]).score for request in requests[:3]]
-    assert told[0] != told[1] == told[2]
+    told = [opened.explain(request, later[0]) for request in requests[:3]]
+    assert told[0].score != told[1].score == told[2].score
+    assert told[1].rank == told[2].rank == 1
 
 
 def test_a_swap_changes_the_run_between_two_answers_and_never_within_one(run_folder, knn_folder):
