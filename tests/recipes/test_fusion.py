@@ -164,7 +164,7 @@ def test_shares_of_a_grown_catalogue_are_those_of_the_old_one_and_later_items_ar
 
 
 def test_an_ensemble_comes_back_as_it_was_and_goes_on_without_its_generator_training_again(tmp_path, monkeypatch):
-    """The generator of `semid:timely` is that of `semid:ensemble`, so `trained_in` takes it; weights, voices and lists survive the folder."""
+    """The generator of `semid:ensemble` is that of `semid:timely`, so `trained_in` takes it; weights and lists survive the folder."""
     world = walk(users=60)
     voice = {"sasrec.width": 16, "sasrec.heads": 1, "sasrec.epochs": 1, "sasrec.epoch_steps": 2}
     alone = semid.train("semid:timely", world, out=tmp_path / "alone", settings=SMALL)
