@@ -92,8 +92,8 @@ class Config:
     id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps, has_request_gap: read the days between events, and those from the last one to the request (only where times are real).
-    tokens: positions in a batch. epochs: at most, each of a pass
-    over the data, or of `epoch_steps` batches where that is more. patience: pairs of epochs without a better validation NDCG@10.
+    tokens: positions in a batch. epochs: at most, each of a pass over the data, or of `epoch_steps` batches where that is more.
+    patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
     beams: kept while decoding. fusion: pool with `voices`: item-kNN, which is chosen among what `scorer` has, what was taken in the days of
