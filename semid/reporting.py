@@ -28,6 +28,7 @@ from semid.evaluation.report_values import (
     UserExample,
 )
 from semid.evaluation.tree_chart import Tree
+from semid.recommenders import Fusion
 from semid.run import Run, describe_protocol
 from semid.training.log import read_records
 from semid.types import Catalog, SemanticIds
@@ -75,7 +76,21 @@ def _report(entries: Sequence[Entry], data: str, commands: Sequence[tuple[str, s
         slices=_slices(systems, subject),
         latency=_latency(systems),
         users=_users(run, systems[subject][0].evaluations[run.resolve_seen("auto")]),
-        commands=commands, notes=[*notes, *_promotions(systems[subject])])
+        commands=commands, notes=[*notes, *_fusions(systems[subject]), *_promotions(systems[subject])])
+
+
+def _fusions(entries: Sequence[Entry]) -> list[str]:
+    """How each seed's parts are weighed."""
+    said = []
+    for entry in entries:
+        recommender = entry.run.systems[entry.name]
+        if isinstance(recommender, Fusion):
+            parts = {when: ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight)
+                     for when, weights in recommender.named_weights.items()}
+            same = parts["same day"] if parts["same day"] == parts["later"] else (
+                f"{parts['same day']} within a day of the last event, {parts['later']} later")
+            said.append(f"Fusion, seed {entry.seed}: {same}.")
+    return said
 
 
 def _promotions(entries: Sequence[Entry]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,13 @@ def test_a_protocol_is_said_in_words():
     assert describe_protocol(Protocol()) == "leave one out, history at most 50, all items ranked"
     shuffled = describe_protocol(Protocol(split="time", max_history=20, shuffle_ties=3))
     assert shuffled == "time, history at most 20, all items ranked, equal times shuffled with seed 3"
+
+
+def test_the_page_of_a_fusion_says_how_its_parts_are_weighed(data):
+    small = {"text": "hashed", "cf_dim": 8, "size": 4, "width": 16, "heads": 1, "feedforward": 32, "epochs": 1, "epoch_steps": 2}
+    run = train("semid:fusion", data, settings=small | {f"scorer.{name}": values for name, values in KNN.items()}, device="cpu")
+    fusion = replace(run.recommender, weights=(0.5, 0.4, 0.1), later=(0.0, 0.3, 0.7))
+    said = lambda fusion: report_of_run(replace(run, recommender=fusion), measured(replace(run, recommender=fusion)), data="toy").notes
+    assert "Fusion, seed 0: generator 0.5, item_knn 0.4, recent 0.1 within a day of the last event, item_knn 0.3, recent 0.7 later." in said(
+        fusion)
+    assert "Fusion, seed 0: generator 0.5, item_knn 0.4, recent 0.1." in said(replace(fusion, later=None))
