@@ -11,6 +11,7 @@ import pytest
 import semid
 from semid.comparison import METRICS, Table, compare, measured
 from semid.evaluation.report import render
+from semid.protocols import Recommender
 from semid.reporting import categories, label, report_of_run, report_of_table
 from semid.run import Run, describe_protocol, train
 from semid.types import Protocol
@@ -105,7 +106,11 @@ def test_the_page_of_a_fusion_says_how_its_parts_are_weighed(data):
     small = {"text": "hashed", "cf_dim": 8, "size": 4, "width": 16, "heads": 1, "feedforward": 32, "epochs": 1, "epoch_steps": 2}
     run = train("semid:fusion", data, settings=small | {f"scorer.{name}": values for name, values in KNN.items()}, device="cpu")
     fusion = replace(run.recommender, weights=(0.5, 0.4, 0.1), later=(0.0, 0.3, 0.7))
-    said = lambda fusion: report_of_run(replace(run, recommender=fusion), measured(replace(run, recommender=fusion)), data="toy").notes
-    assert "Fusion, seed 0: generator 0.5, item_knn 0.4, recent 0.1 within a day of the last event, item_knn 0.3, recent 0.7 later." in said(
-        fusion)
+
+    def said(fusion: Recommender) -> list[str]:
+        changed = replace(run, recommender=fusion)
+        return report_of_run(changed, measured(changed), data="toy").notes
+
+    assert ("Fusion, seed 0: generator 0.5, item_knn 0.4, recent 0.1 within a day of the last event, item_knn 0.3, recent 0.7 later."
+            in said(fusion))
     assert "Fusion, seed 0: generator 0.5, item_knn 0.4, recent 0.1." in said(replace(fusion, later=None))
