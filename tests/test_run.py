@@ -241,14 +241,15 @@ def test_a_comparison_refuses_a_misspelt_setting_before_it_trains(data: Dataset,
 
 
 def test_a_system_of_its_own_keeps_its_row_beside_a_fused_one(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`semid:fusion` is shown beside its generator, under the name semid, but not where semid itself was asked for."""
-    shown = {"semid": ["semid"], "semid:fusion": ["semid", "semid:fusion"]}
+    """`semid:fusion` is shown beside its generator, under the name semid:timely, but not where that itself was asked for."""
+    shown = {"semid:timely": ["semid:timely"], "semid:fusion": ["semid:timely", "semid:fusion"]}
     monkeypatch.setattr(comparison, "train", lambda recipe, *_, **__: recipe)
     monkeypatch.setattr(comparison, "measured", lambda run: [SimpleNamespace(name=name, run=run) for name in shown[run]])
     monkeypatch.setattr(comparison, "tabulate", lambda *_: None)
     of = lambda *names: {(entry.name, entry.run) for entry in semid.compare(names, data, out=tmp_path, baselines=False).entries}
-    assert of("semid:fusion") == {("semid", "semid:fusion"), ("semid:fusion", "semid:fusion")}
-    assert of("semid", "semid:fusion") == of("semid:fusion", "semid") == {("semid", "semid"), ("semid:fusion", "semid:fusion")}
+    assert of("semid:fusion") == {("semid:timely", "semid:fusion"), ("semid:fusion", "semid:fusion")}
+    assert of("semid:timely", "semid:fusion") == of("semid:fusion", "semid:timely") == {
+        ("semid:timely", "semid:timely"), ("semid:fusion", "semid:fusion")}
 
 
 def test_a_comparison_refuses_names_that_are_not_in_it(data: Dataset, tmp_path: Path):
