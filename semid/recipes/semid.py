@@ -171,7 +171,7 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender | Fusion:
     recommender = generate(config, ids, catalog, views, data, job)
     if not config.fusion:
         return recommender
-    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in voices}, data, job)
+    return choose_weights(recommender, {name: _voice(name, config, data, job) for name in voices}, data, job, by_day=config.has_request_gap)
 
 
 def _heard(config: Config, data: Split, job: Job) -> tuple[str, ...]:
@@ -322,12 +322,13 @@ def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Ten
     return torch.from_numpy(start)
 
 
-def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], data: Split, job: Job) -> Fusion:
+def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], data: Split, job: Job, *, by_day: bool = True) -> Fusion:
     """Pick the pooling weights, tenths that sum to 1, by validation NDCG@10 under the seen rule that the data call for.
 
-    Requests within a day of the last event have weights of their own, and so have later ones; each of `FEWEST` cases at least, else
-    those of all cases.
+    by_day: where events have times, requests within a day of the last event have weights of their own, and so have later ones; each of
+    `FEWEST` cases at least, else those of all cases.
     """
+    by_day = by_day and data.train.time_unit == "seconds"
     seen = resolve_seen("auto", data.train)
     cases = sample(data.valid)
     tried = torch.tensor([(10 - sum(others), *others) for others in itertools.product(range(11), repeat=len(voices))
@@ -335,7 +336,7 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
     fusion = Fusion(first, voices, ())
     gains, later = torch.zeros(len(tried), len(cases)), torch.zeros(len(cases), dtype=torch.bool)
     for rows, batch in case_batches(data, cases):
-        later[rows] = is_later(batch) & (data.train.time_unit == "seconds")
+        later[rows] = is_later(batch) & by_day
         item, parts = fusion.candidates(batch, allowed=None, seen=seen, depth=first.beams)
         target = torch.from_numpy(cases.target[cases.target_offsets[rows]].astype(np.int64))
         for place, weights in enumerate(tried):
@@ -345,14 +346,14 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
             rank = ahead.sum(1)
             gains[place, rows] = torch.where((rank < 10) & torch.isfinite(true.squeeze(1)), 1 / torch.log2(rank + 2.0), 0.0)
     best = []
-    for name, is_asked in (("same day", ~later), ("later", later)):
+    for name, is_asked in (("same day", ~later), ("later", later)) if by_day else (("any day", ~later),):
         worth = gains[:, is_asked if int(is_asked.sum()) >= FEWEST else slice(None)].mean(1)
         best.append(tuple(round(weight, 1) for weight in tried[int(worth.argmax())].tolist()))
         job.log.write("fusion", note=f"weights chosen on validation, {name}", cases=int(is_asked.sum()), seen=seen,
                       chosen=dict(zip(("generator", *voices), best[-1], strict=True)),
                       tried={" ".join(f"{weight:.1f}" for weight in weights): round(value, 5)
                              for weights, value in zip(tried.tolist(), worth.tolist(), strict=True)})
-    return replace(fusion, weights=best[0], later=best[1] if later.any() else None)
+    return replace(fusion, weights=best[0], later=best[1] if by_day else None)
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:

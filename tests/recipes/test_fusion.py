@@ -210,6 +210,7 @@ def test_the_time_of_the_request_is_heard_where_it_tells_the_answer(tmp_path):
     assert isinstance(run.recommender, Fusion)
     assert run.recommender.weights[list(run.recommender.scorers).index("recent") + 1] > 0
     without = semid.train("semid:fusion_timeless", world, settings=SMALL)
+    assert without.recommender.later is None
     found, timeless = (each.evaluate()["keep"].metrics["recall@10"].mean for each in (run, without))
     assert found > timeless + 0.2
     again = semid.load(tmp_path / "run")
