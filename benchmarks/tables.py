@@ -286,7 +286,8 @@ def results_page() -> str:
              "\"kept\" ranks every item (the protocol of the published tables), \"removed\" skips the user's own history. "
              "Choices were made on validation; test was read once per finished configuration. `train`: processor time of one thread, "
              "tokenizer and looks at validation included, of an interrupted training since it went on; `one user`: median wall time of "
-             f"the quickest seed, on a machine that trained beside it. {NARROW}: on a slower processor, with AVX2 alone, which trains in float32, not bfloat16."]
+             f"the quickest seed, on a machine that trained beside it. {NARROW}: on a slower processor, with AVX2 alone, "
+             "which trains in float32, not bfloat16."]
     place = {name: index for index, name in enumerate(DATA)}
     for (data, protocol), systems in sorted(runs().items(), key=lambda found: (place.get(found[0][0], len(DATA)), found[0][1])):
         first = next(iter(systems.values()))[0]
