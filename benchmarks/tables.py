@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,10 +95,10 @@ def without_order(systems: dict[str, list[dict]]) -> bool:
     return next(iter(systems.values()))[0]["protocol"]["seen"] == "remove"
 
 
-def trained_in(records: list[dict], taken: list[dict] | None = None) -> str:
+def trained_in(records: list[dict], taken: Sequence[dict] = ()) -> str:
     """Say how long training took. taken: runs whose generators were taken, which were trained too."""
     seconds = [mean([r["cpu_seconds"] for r in part]) for part in (records, taken) if part]
-    return span(sum(seconds)) + NARROW * is_narrow([*records, *(taken or [])])
+    return span(sum(seconds)) + NARROW * is_narrow([*records, *taken])
 
 
 def is_narrow(records: list[dict]) -> bool:

@@ -215,9 +215,8 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
     start = None
     if config.has_item_ids:
         start = initial_vectors(catalog, views, config.width) if config.has_content else 0.05 * torch.randn(len(catalog), config.width)
-    if data.events.time_unit != "seconds":
-        config = replace(config, has_time_gaps=False, has_request_gap=False)
-    generator = build(config, ids, data.protocol.max_history, start, content,
+    real = config if data.events.time_unit == "seconds" else replace(config, has_time_gaps=False, has_request_gap=False)
+    generator = build(real, ids, data.protocol.max_history, start, content,
                       dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 

@@ -41,7 +41,7 @@ class RecentPopularity:
     ended stays so. The one keeps an item that nobody took lately comparable with others when scores are pooled.
 
     item, time int64 [E]: training events, oldest first, UTC seconds; window int64 []: seconds; one float32 [N]: ones.
-    Source: Ji et al., SIGIR 2020 (arXiv 2005.13829), section 3: MostRecentPop, with a window in time.
+    Source: Ji et al., SIGIR 2020 (arXiv 2005.13829): popularity at the time when a user comes; the window of days is ours.
     """
 
     item: Tensor

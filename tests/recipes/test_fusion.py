@@ -236,6 +236,9 @@ def test_without_times_recent_popularity_is_left_out_and_that_is_said(tmp_path, 
     assert any("no times" in str(record.get("note")) for record in notes)
     assert list(cast("Fusion", semid.load(tmp_path / "run").recommender).scorers) == ["item_knn"]
     assert run.recommender.later is None  # an order has no days
+    semid.train("semid:timely", months("ordinal"), out=tmp_path / "alone", settings=SMALL)
+    again = semid.train("semid:fusion", months("ordinal"), settings={**SMALL, "trained_in": str(tmp_path / "alone")})
+    assert again.recommender.named_weights == run.recommender.named_weights
     monkeypatch.setattr(recipe, "with_views", None)  # refused before anything trains
     with pytest.raises(ConfigError, match="no times"):
         semid.train("semid:fusion", months("ordinal"), settings={**SMALL, "voices": ("recent",)})
