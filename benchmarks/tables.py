@@ -20,7 +20,7 @@ ORDER = ("popularity", "popularity:recent", "item_knn", "item_knn:recent", "ease
          "sasrec:sampled", "hstu", "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal",
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
-         "human_priors", "human_priors:multi_interest", "parallel",
+         "human_priors", "human_priors:shuffled", "human_priors:multi_interest", "human_priors:single", "parallel",
          "semid", "semid:fusion_timeless", "semid:timely", "semid:recent", "semid:fusion", "semid:ensemble")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
         "ml-latest-small", "tiktok", "amazon-phones")
@@ -145,6 +145,10 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
         elif name == "hstu":
             said.append(f"hstu, its ablations and sasrec:sampled {config['epochs']} epochs at most, {config['negatives']} negatives that "
                         "a batch shares, one shape and one optimizer (the paper draws them for each position)")
+        elif name == "human_priors":
+            said.append(f"human_priors, its ablations and multi-interest {config['width']} wide, {config['negatives']:,} negatives, "
+                        f"{config['epochs']} epochs at most (the paper: 128 to 2,048 wide, 4,096 to 8,192 negatives, 30,000 steps of 64 "
+                        "to 128 histories)")
         elif name.startswith("lightgcn"):
             said.append(f"{name} {config['pairing']['epochs']} epochs at most (its code: 1,000)")
         elif "tuning" in config and config["tuning"]["model"] == "new":
@@ -156,10 +160,20 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
 
 def request_lines(systems: dict[str, list[dict]]) -> list[str]:
     """Which systems know when they are asked."""
-    reads = lambda name, config: name in ("hstu", "popularity:recent", "item_knn:recent") or (
-        config.get("has_request_gap") and has_times(systems))
+    if not has_times(systems):
+        return ["", "The events have an order but no times: HSTU's bias of time is left out, so `hstu` is `hstu:order` here."] \
+            if "hstu" in systems else []
+    reads = lambda name, config: name in ("hstu", "popularity:recent", "item_knn:recent") or config.get("has_request_gap")
     said = [name for name in in_order(systems) if reads(name, systems[name][0]["config"])]
     return ["", f"Read the time of the request, which a service knows and published systems don't use: {', '.join(said)}."] if said else []
+
+
+def prior_lines(systems: dict[str, list[dict]]) -> list[str]:
+    """How mixed the categories of lists are, with heads for tags and without."""
+    mixed = {name: mean([r["test"]["remove"]["metrics"]["category_entropy@10"]["mean"] for r in systems[name]])
+             for name in in_order(systems) if name.startswith("human_priors")}
+    said = ", ".join(f"{name} {bits:.2f}" for name, bits in mixed.items())
+    return ["", f"Entropy of the categories in a list's first ten, bits, seen items removed: {said}."] if mixed else []
 
 
 def has_times(systems: dict[str, list[dict]]) -> bool:
@@ -301,8 +315,8 @@ def results_page() -> str:
         named = {name: records for name, records in systems.items() if not changes_codes(name) and not is_aligned(records)}
         parts += ["", f"## {title}", "", f"{about['users']:,} users, {about['items']:,} items, {about['events']:,} events; {histories}; "
                   f"protocol {', '.join(hashes)}; data {about['fingerprint']}.", "",
-                  *main_table(named), *request_lines(named), *budget_lines(named), *comparison_lines(data, protocol, seens),
-                  *slice_table(named), *codes_lines(data, protocol, systems)]
+                  *main_table(named), *request_lines(named), *budget_lines(named), *prior_lines(named),
+                  *comparison_lines(data, protocol, seens), *slice_table(named), *codes_lines(data, protocol, systems)]
         if shuffled is None:
             parts += published_table(data)
         parts += alignment_lines(data, protocol, systems)

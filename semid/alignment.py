@@ -38,17 +38,24 @@ from semid.types import Batch, Split
 from semid.validation import measure, ndcg_by_case
 
 METHODS = ("dpo", "ipa", "grpo")
+SDPO: dict[str, object] = {"alignment.method": "dpo", "alignment.negatives": 15, "alignment.supervised": False}
+"""Settings of a variant: S-DPO (arXiv 2406.09215), several misses against the target and no other loss."""
+DDRO: dict[str, object] = {
+    "alignment.method": "dpo", "alignment.beta": 0.4, "alignment.supervised": False, "alignment.steps": 4000, "alignment.look_every": 500,
+    "alignment.optimization": Optimization(learning_rate=1e-6, beta2=0.999, warmup=1000, weight_decay=0.0, final=0.0, clip=0.5)}
+"""Settings of a variant: DDRO's pairwise stage (arXiv 2504.05181) as its code sets it; 4,000 steps of 64 are its two passes on Amazon
+Beauty. Its misses are drawn from BM25's best, here they are the model's own beams."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """method: none; dpo, the target against `negatives` misses of the model's own beams (several are S-DPO); ipa, best against worst
-    beam by reward (OneRec); grpo, groups of `group` beams by reward (ReRe, MiniOneRec).
+    """method: none; dpo, the target against `negatives` misses of the model's own beams (several are S-DPO, see `SDPO` and `DDRO`); ipa,
+    best against worst beam by reward (OneRec); grpo, groups of `group` beams by reward (ReRe, MiniOneRec).
 
-    rewards: added up, see `training.rollouts`. beta: of the loss; None takes .1 for pairs, .001 for groups. supervised: keep the
-    cross-entropy of the codes in the sum of a loss over pairs. adds_target: to groups that miss it. rounds: how often the reference
-    is set to the policy of then; steps and the learning-rate schedule are those of a round. is_sampled: groups are draws from the
-    policy, with repetitions, and not its best beams: plain GRPO.
+    rewards: added up, see `training.rollouts`; collaborative is what item-kNN says of an item (MiniOneRec and ReRe: a SASRec). beta: of
+    the loss; None takes .1 for pairs, .001 for groups. supervised: keep the cross-entropy of the codes in the sum of a loss over pairs.
+    adds_target: to groups that miss it. rounds: how often the reference is set to the policy of then; steps and the learning-rate
+    schedule are those of a round. is_sampled: groups are draws from the policy, with repetitions, and not its best beams: plain GRPO.
     """
 
     method: Literal["none", "dpo", "ipa", "grpo"] = "none"

@@ -82,7 +82,7 @@ def opened(config: FineTuning, titles: Sequence[str], tasks: Sequence[Task]) -> 
         return new_backbone(config.shape, [*titles, *frames * (1 + len(titles) // 10)], context=config.max_tokens)
     backbone, tokenizer = read_backbone(config.model, config.dtype)
     if config.max_tokens > backbone.context:
-        raise ConfigError(f"setting max_tokens={config.max_tokens}: {config.model} was built for sequences of {backbone.context} tokens; "
+        raise ConfigError(f"setting max_tokens={config.max_tokens}: {config.model} attends to {backbone.context} tokens at once; "
                           f"want at most {backbone.context}")
     if len(tokenizer) > len(backbone.text_vectors):
         raise ConfigError(f"language model: the tokenizer of {config.model} has {len(tokenizer):,} tokens, its network vectors for "
@@ -139,14 +139,14 @@ def tuned(config: FineTuning, generator: LanguageModel, ids: SemanticIds, batche
 
 
 def rows_have_gradient(generator: LanguageModel, objective: Objective, batch: Batch) -> bool:
-    """Return whether the loss of the batch moves the vectors of new tokens, where there are any."""
+    """Return whether the loss of the batch moves the vectors of new tokens, where there are any: input and output ones."""
     if generator.embedding is None:
         return True
     with torch.random.fork_rng(devices=[]), autocast(batch.item.device):
         objective(generator, batch).total.backward()
-    gradient = generator.embedding.weight.grad
+    found = [rows.grad for rows in (generator.embedding.weight, generator.head) if rows is not None]
     generator.zero_grad(set_to_none=True)
-    return gradient is not None and bool(gradient.any())
+    return all(gradient is not None and bool(gradient.any()) for gradient in found)
 
 
 def load(config: FineTuning, folder: Path) -> CodeRecommender:

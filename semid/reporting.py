@@ -76,7 +76,7 @@ def _report(entries: Sequence[Entry], data: str, commands: Sequence[tuple[str, s
         slices=_slices(systems, subject),
         latency=_latency(systems),
         users=_users(run, systems[subject][0].evaluations[run.resolve_seen("auto")]),
-        commands=commands, notes=[*notes, *_fusions(systems[subject]), *_promotions(systems[subject])])
+        commands=commands, notes=[*notes, *_fusions(systems[subject]), *_promotions(systems[subject]), *_experts(systems[subject])])
 
 
 def _fusions(entries: Sequence[Entry]) -> list[str]:
@@ -96,6 +96,16 @@ def _fusions(entries: Sequence[Entry]) -> list[str]:
 def _promotions(entries: Sequence[Entry]) -> list[str]:
     """Whether the aligned weights of each seed were kept, and why."""
     return [f"Alignment, seed {entry.seed}: {entry.run.promotion['note']}." for entry in entries if entry.run.promotion]
+
+
+def _experts(entries: Sequence[Entry]) -> list[str]:
+    """How the load of each seed's experts was spread in the end, layer by layer, with advice where they collapsed."""
+    said = []
+    for entry in entries:
+        found = read_records(entry.run.folder / "metrics.jsonl") if entry.run.folder else []
+        last = {record["layer"]: record["note"] for record in found if record["stage"] == "experts"}
+        said += [f"Experts, seed {entry.seed}, {note}." for note in last.values()]
+    return said
 
 
 def _header(run: Run, seeds: Sequence[int], name: str, data: str) -> Header:

@@ -205,8 +205,9 @@ class Run:
             if file is not None and file.exists():
                 found[seen] = Evaluation.load(file)
                 continue
-            found[seen] = evaluate(self.systems[system], self.split, cases, case_batches(self.split, cases), part=part, seen=seen,
-                                   ids=ids_of(self), vectors=self.text_vectors, categories=known_categories(self.catalog))
+            with memory_explained(self.config):
+                found[seen] = evaluate(self.systems[system], self.split, cases, case_batches(self.split, cases), part=part, seen=seen,
+                                       ids=ids_of(self), vectors=self.text_vectors, categories=known_categories(self.catalog))
             if file is not None:
                 found[seen].save(file)
         return found
@@ -305,7 +306,7 @@ def memory_explained(config: Any) -> Iterator[None]:
         found = ", ".join(f"{path}={value}" for path, value in _bounds(config, ""))
         advice = "; optimization.accumulate makes up for a smaller batch_size" if "batch_size" in found else ""
         raise ConfigError(f"the accelerator's memory is not enough ({str(error).splitlines()[0]}); lower one of: {found}{advice}; "
-                          "or train with --device cpu") from error
+                          "or take --device cpu") from error
 
 
 def _bounds(config: Any, prefix: str) -> Iterator[tuple[str, object]]:

@@ -433,7 +433,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise, and its parts for the log. total: float tensor []; parts: {name: scalar tensor}."""
+    """A scalar to minimise, and what the log tells of it. total: float tensor []; parts: {name: scalar tensor}, terms of the loss, before
+    their weights; signals: {name: scalar tensor}, what else shows whether training is healthy, of any scale."""
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
+    signals: dict[str, Tensor] = field(default_factory=dict)

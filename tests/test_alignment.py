@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from semid.alignment import Alignment, align, decide
+from semid.alignment import DDRO, SDPO, Alignment, align, decide
 from semid.comparison import measured
+from semid.config import override
 from semid.data.batch import SequenceBatches
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
@@ -63,8 +65,8 @@ def test_alignment_lifts_a_half_trained_model_and_promotes_it(method):
     decision = next(record for record in records if record["stage"] == "promotion")
     assert decision["is_promoted"]
     assert decision["low"] >= 0
-    parts = next(record["parts"] for record in records if record["stage"] == method and "parts" in record)
-    assert set(parts) >= ({"no_hit", "kl", "entropy", "coverage", "reward"} if method == "grpo" else {"margin", "accuracy", "chosen"})
+    told = next(record for record in records if record["stage"] == method and "loss" in record)
+    assert set(told) >= ({"no_hit", "kl", "entropy", "coverage", "reward"} if method == "grpo" else {"margin", "accuracy", "chosen"})
 
 
 def test_a_policy_that_falls_is_not_kept_and_the_log_says_why(monkeypatch):
@@ -98,8 +100,17 @@ def test_a_new_round_starts_from_a_new_reference():
     records = []
     align(half_trained(), replace(SHORT, method="grpo", rounds=2, steps=20), walk(), Job(log=Log(view=records.append)))
     assert [r["stage"] for r in records if "valid" in r] == ["grpo round 1", "grpo round 2"]
-    kl = {r["stage"]: r["parts"]["kl"] for r in records if r.get("step") and "parts" in r}
+    kl = {r["stage"]: r["kl"] for r in records if "kl" in r}
     assert min(kl.values()) >= 0
+
+
+@pytest.mark.parametrize(("settings", "first"), [(DDRO, math.log(2)), (SDPO, math.log(16))])
+def test_ddro_and_s_dpo_begin_where_nothing_is_preferred(settings, first):
+    """-log sigmoid(0) against one miss, log(1 + 15) against fifteen: policy and reference are one, and no other loss is in the sum."""
+    changes = {name.removeprefix("alignment."): value for name, value in settings.items()}
+    config, records = override(Alignment(), changes | {"steps": 1, "look_every": 1, "batch_size": 32}), []
+    align(half_trained(), config, walk(), Job(log=Log(view=records.append)))
+    assert next(record["loss"] for record in records if "loss" in record) == pytest.approx(first, abs=1e-5)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

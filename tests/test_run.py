@@ -324,3 +324,14 @@ def test_too_little_memory_of_an_accelerator_names_the_settings_to_lower(data: D
                                           r"alignment\.batch_size=64; optimization\.accumulate makes up for a smaller batch_size"):
         train("minionerec", data, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_too_little_memory_while_measuring_is_explained_as_well(original: Run, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("semid.evaluation.evaluate.evaluate", full)
+    with pytest.raises(ConfigError, match=r"memory is not enough.*lower one of: .*; or take --device cpu"):
+        original.evaluate("valid")

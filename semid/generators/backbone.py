@@ -19,6 +19,9 @@ from semid.nn.pretrained import pretrained
 
 WHAT = "language model"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Kinds of layers that attend to the last tokens alone: the setting that says how many."""
+FAMILIES = "choose a family such as Qwen or Llama"
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,26 @@ class Backbone:
 
     @property
     def context(self) -> int:
-        """Tokens that the network was built for."""
-        return self.network.config.get_text_config().max_position_embeddings
+        """Tokens that the network was built for and that each of its layers attends to at once: decoding here knows no windows."""
+        config = self.network.config.get_text_config()
+        kinds = getattr(config, "layer_types", None) or WINDOWS
+        windows = [getattr(config, setting, None) for kind, setting in WINDOWS.items() if kind in kinds]
+        return min([config.max_position_embeddings, *(window for window in windows if window)])
 
 
 def read_backbone(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> tuple[Backbone, Any]:
     """Return a causal model of the hub or a folder, and its tokenizer. Raises `ConfigError` where it cannot be loaded or used."""
-    load = lambda transformers, name: (
-        transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype],
-                                                          attn_implementation="sdpa"),
-        transformers.AutoTokenizer.from_pretrained(name))
+
+    def load(transformers, name):
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], attn_implementation="sdpa")
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            raise ConfigError(f"language model: want a family that transformers runs with scaled dot product attention, {name} is of one "
+                              f"that it doesn't; {FAMILIES}") from error
+        return model, transformers.AutoTokenizer.from_pretrained(name)
+
     model, tokenizer = pretrained(load, name, what=WHAT, extra="llm",
                                   other=", or take a new network (tuning.model=new), as the variant small does")
     return taken_apart(model), tokenizer
@@ -108,8 +121,11 @@ def taken_apart(model: Any) -> Backbone:
     """Return the network and the head of a causal model of transformers."""
     head, vectors = model.get_output_embeddings(), model.get_input_embeddings().weight
     if head.bias is not None:
-        raise ConfigError(f"language model: want output vectors without a bias, got {type(model).__name__}, which has one; "
-                          "choose a family such as Qwen, Llama or Mistral")
+        raise ConfigError(f"language model: want output vectors without a bias, got {type(model).__name__}, which has one; {FAMILIES}")
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    if other := set(kinds) - {"full_attention", *WINDOWS}:
+        raise ConfigError(f"language model: want attention to tokens in every layer, got {type(model).__name__} with layers of "
+                          f"{', '.join(sorted(other))}; {FAMILIES}")
     return Backbone(model.base_model, None if head.weight is vectors else head.weight, model.config.to_dict())
 
 

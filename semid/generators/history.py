@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semid.errors import ConfigError
 from semid.generators import compiled
 from semid.nn.dropout import Dropout
 from semid.nn.hstu import next_times
 from semid.nn.linear import Linear
-from semid.nn.transformer import Block, CausalTransformer, last_state
+from semid.nn.transformer import Block, CausalTransformer, check_length, last_state
 from semid.types import Batch, SemanticIds
 
 GAPS = 12
@@ -112,9 +111,8 @@ class HistoryReader(nn.Module):
             return batch.extra["state"]
         if not isinstance(self.temporal, CausalTransformer):
             return last_state(self.temporal(self.inputs(batch), batch.time, batch.length, batch.request), batch.length).float()
-        if batch.item.shape[1] > (most := self.temporal.position.num_embeddings):
-            raise ConfigError(f"histories: want at most {most} items, got {batch.item.shape[1]}; cut them with semid.data.batch.latest")
         if self._is_compiled():
+            check_length(batch.item.shape[1], self.temporal.position.num_embeddings)
             return self._read_compiled(batch)
         return self.temporal.last(self.inputs(batch), batch.length).float()
 

@@ -69,13 +69,17 @@ class Prompts:
 
     @classmethod
     def of(cls, tasks: tuple[Task, ...], tokenizer: Any, *, limit: int, titles: Sequence[Sequence[int]] = ()) -> Prompts:
-        """Tokenise the frame with a tokenizer of transformers; its pad token isn't asked for. Raises `ConfigError` without an end token."""
+        """Tokenise the frame with a tokenizer of transformers; its pad token isn't asked for. Raises `ConfigError` for one without an
+        end token, or that knows no text, as transformers makes one where a folder holds no tokenizer."""
         if tokenizer.eos_token_id is None:
             raise ConfigError("language model: want a tokenizer with an end-of-text token, which ends responses, got one without; "
                               "set its eos_token and save it again")
+        if not (after := tokens_of(tokenizer, AFTER)):
+            raise ConfigError("language model: want a tokenizer that knows text, got one that has no token for any; put the tokenizer's "
+                              "files (tokenizer.json, tokenizer_config.json) beside the weights")
         start = [token for token in tokenizer("").input_ids if token == tokenizer.bos_token_id]
         before = tuple((*start, *tokens_of(tokenizer, BEFORE.format(task.instruction))) for task in tasks)
-        return cls(tasks, before, tokens_of(tokenizer, ", "), tokens_of(tokenizer, AFTER), tokenizer.eos_token_id, limit, titles)
+        return cls(tasks, before, tokens_of(tokenizer, ", "), after, tokenizer.eos_token_id, limit, titles)
 
     def prompt(self, task: int, shown: Sequence[Sequence[int]], room: int) -> list[int]:
         """Return the tokens of a prompt over items in tokens, oldest first, that leaves `room` for its response."""

@@ -3,7 +3,7 @@
 Softmax shares one unit of weight among the history; SiLU keeps how much there is to say. On a CPU the layers run over real
 tokens alone, rows of equal length attend together in pieces of queries that skip the masked half, and the buckets of time are
 computed once a batch for all layers; `read` is the plain version, which other devices use: torch's FlexAttention always
-normalises by softmax and cannot express it.
+normalises by softmax and cannot express it, and a kernel of our own for GPUs isn't written yet.
 
 Source: Zhai et al., ICML 2024, arXiv 2402.17152, equations 1 to 3 and section 3.4; bias, scaling and initialisation as in the
 authors' code for public data. Deviations: (1) one head width for values and for queries and keys, as in all published
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from semid.nn.dropout import Dropout
 from semid.nn.loop import loop
+from semid.nn.transformer import check_length
 
 EPS = 1e-6  # of every norm
 BUCKETS = 129
@@ -133,6 +134,7 @@ class HSTU(nn.Module):
         """x [B, S, D] padded on the right; time, length, request as in `next_times` -> states [B, S, D]."""
         if x.device.type != "cpu":
             return self.read(x, time, length, request)[0]
+        check_length(x.shape[1], self.position.num_embeddings)
         rows, width, _ = x.shape
         packed = Packed.of(length, time, next_times(time, length, request) if self.has_time_bias else None)
         tokens = self.embed(x.flatten(0, 1)[packed.place], packed.place % width)  # [T, D]
@@ -144,6 +146,7 @@ class HSTU(nn.Module):
 
     def read(self, x: Tensor, time: Tensor, length: Tensor, request: Tensor | None = None) -> tuple[Tensor, Kept]:
         """`forward` in plain torch with padding, on any device, and the keys and values that `candidates` needs."""
+        check_length(x.shape[1], self.position.num_embeddings)
         asked, place = next_times(time, length, request), torch.arange(x.shape[1], device=x.device)
         distance = place[:, None] - place
         causal, distance = distance >= 0, distance.clamp_min(0)
@@ -167,6 +170,7 @@ class HSTU(nn.Module):
         siblings: the states equal those of C sequences with one candidate appended, for O(C S) instead of O(C S^2) a row. Give
         candidates in several calls where [B, H, C, S] scores are too many. Source: arXiv 2402.17152, section 3.4.
         """
+        check_length(kept.time.shape[1] + 1, self.position.num_embeddings)
         place = torch.arange(kept.time.shape[1], device=x.device)
         distance = (kept.length[:, None] - place)[:, None, :]  # [B, 1, S]
         is_real, distance = (distance > 0)[:, None], distance.clamp_min(0)

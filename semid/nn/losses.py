@@ -56,13 +56,12 @@ def linear_cross_entropy(hidden: Tensor, table: Tensor, target: Tensor, *, smoot
     return _LinearCrossEntropy.apply(hidden, table, target, smoothing, chunk, low)
 
 
-def sampled_softmax(hidden: Tensor, table: Tensor, target: Tensor, negatives: Tensor, *, log_q: Tensor | None = None,
-                    temperature: float = 1.0, cosine: bool = False) -> Tensor:
+def sampled_softmax(hidden: Tensor, table: Tensor, target: Tensor, negatives: Tensor, *, temperature: float = 1.0,
+                    cosine: bool = False) -> Tensor:
     """Mean cross-entropy of the target among itself and negatives.
 
-    hidden [M, D], table [N, D], target int64 [M]; negatives int64 [K], shared by all rows, or [M, K];
-    log_q float [N]: log expected count of an item among the negatives, subtracted from their logits (Bengio and Senecal
-    2008), None = no correction.
+    hidden [M, D], table [N, D], target int64 [M]; negatives int64 [K], shared by all rows, or [M, K]. The
+    negatives are taken as uniform: no logit is corrected by how often its item is drawn.
     cosine: both sides L2-normalised and divided by `temperature` (HSTU's recipe: .05). A negative that equals the
     row's target is masked. Returns a scalar float32.
     """
@@ -71,8 +70,6 @@ def sampled_softmax(hidden: Tensor, table: Tensor, target: Tensor, negatives: Te
         h, positive, negative = (F.normalize(t, dim=-1) for t in (h, positive, negative))
     true = (h * positive).sum(1, keepdim=True) / temperature  # [M, 1]
     false = (h @ negative.T if negatives.ndim == 1 else torch.einsum("md,mkd->mk", h, negative)) / temperature  # [M, K]
-    if log_q is not None:
-        false = false - log_q[negatives]
     false = false.masked_fill(negatives == target[:, None], -torch.inf)
     return (torch.logsumexp(torch.cat([true, false], dim=1), dim=1) - true.squeeze(1)).mean()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from semid.errors import ConfigError, MissingExtra
+from semid.errors import ConfigError, MissingExtra, SemidError
 
 Loaded = TypeVar("Loaded")
 
@@ -27,6 +27,8 @@ def pretrained(load: Callable[[Any, str], Loaded], name: str | Path, *, what: st
     bars.disable_progress_bar()
     try:
         return load(transformers, str(name))
+    except SemidError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"{what}: want a model on the hub or in a folder, got {str(name)!r}, which cannot be loaded "
                           f"({str(error).splitlines()[0]}); check the name, or pass a folder that holds config.json, "

@@ -123,14 +123,14 @@ class CausalTransformer(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None, length: Tensor | None = None, request: Tensor | None = None) -> Tensor:
         """x [B, S, D] -> [B, S, D]. Clock and lengths are not read; temporal models that do (`nn.hstu`) take its place."""
-        x = self.dropout(x + self.position.weight[: x.shape[1]])
+        x = self._placed(x)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def last(self, x: Tensor, length: Tensor) -> Tensor:
         """`last_state` of `forward`, for which the top block needs one query a row: x [B, S, D], length int64 [B] -> [B, D]."""
-        x = self.dropout(x + self.position.weight[: x.shape[1]])
+        x = self._placed(x)
         *below, top = cast("list[Block]", list(self.blocks))
         for block in below:
             x = block(x)
@@ -153,12 +153,22 @@ class CausalTransformer(nn.Module):
             own.append(key_value)
         return self.norm(x), kept.join(torch.stack(own))
 
+    def _placed(self, x: Tensor) -> Tensor:
+        check_length(x.shape[1], self.position.num_embeddings)
+        return self.dropout(x + self.position.weight[: x.shape[1]])
+
     def nothing(self, rows: int) -> Kept:
         """What is kept of histories that nobody has read: no position."""
         block = cast("Block", self.blocks[0])
         width, heads = self.position.embedding_dim, block.attention.heads
         empty = self.position.weight.new_empty(len(self.blocks), rows, 2, heads, 0, width // heads)
         return Kept(empty, torch.zeros(rows, dtype=torch.int64, device=empty.device))
+
+
+def check_length(got: int, most: int) -> None:
+    """Raise `ConfigError` for a history of more items than the model has places for."""
+    if got > most:
+        raise ConfigError(f"histories: want at most {most} items, got {got}; cut them with semid.data.batch.latest")
 
 
 def last_state(states: Tensor, length: Tensor) -> Tensor:

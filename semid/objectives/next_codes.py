@@ -5,11 +5,9 @@ Axes: M supervised positions, L levels, V codes in the widest level.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from semid.types import Batch, Loss
 
@@ -21,21 +19,18 @@ class NextCodes:
     smoothing in [0, 1): that share of the target is spread evenly over the codes that are possible at the level.
     temperature: logits are divided by it. LETTER's ranking-guided loss (arXiv 2405.07314) is temperature < 1: harder
     negatives weigh more.
-    child_mask: codes int64 [M, L] -> bool [M, L, V], the codes that exist below the true prefix; p is normalised over
-    them alone, as constrained decoding sees it. The model needs `codes` integer [N, L] beside `logits`.
+    The model needs `codes` integer [N, L] beside `logits`. A logit of -inf is a code that cannot be: `TwoLevel` gives it to all that
+    don't exist below the true prefix, so p is normalised as constrained decoding sees it.
     """
 
     smoothing: float = 0.0
     temperature: float = 1.0
-    child_mask: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, model, batch: Batch) -> Loss:
         codes = model.codes[batch.target[batch.target >= 0]].long()  # [M, L]
         logits = model.logits(batch)
         if self.temperature != 1.0:
             logits = logits / self.temperature
-        if self.child_mask is not None:
-            logits = logits.masked_fill(~self.child_mask(codes), -torch.inf)
         real = codes >= 0
         logp = torch.log_softmax(logits, dim=-1)  # [M, L, V]
         loss = -logp.gather(2, codes.clamp_min(0)[..., None]).squeeze(2)  # [M, L]

@@ -51,7 +51,7 @@ def grpo_loss(logp: Tensor, reference: Tensor, advantage: Tensor, is_code: Tenso
 class GRPO:
     """`grpo_loss` of extra["candidates"] under extra["reward"].
 
-    reference: of `paths.frozen`. beta: weight of the divergence from it. Parts, the signs of reward hacking: reward (mean), no_hit
+    reference: of `paths.frozen`. beta: weight of the divergence from it. Signals, the signs of reward hacking: reward (mean), no_hit
     (share of groups without the target, where hits alone are rewarded they only pull back), flat (share of groups whose rewards
     are all equal, which teach nothing), kl, entropy (nats a code), distinct (share of a group's items that differ; 1 for beams), coverage
     (distinct items in the batch over items of the catalogue).
@@ -71,7 +71,7 @@ class GRPO:
         loss = grpo_loss(ours.logp, theirs.logp, group_advantages(reward), ours.is_code, self.beta)
         over_codes = lambda values: values.detach().sum() / ours.is_code.sum().clamp_min(1)
         is_hit = items == batch.target.amax(1, keepdim=True)
-        return Loss(loss, {
+        return Loss(loss, signals={
             "reward": reward.mean(), "no_hit": 1 - is_hit.any(1).float().mean(),
             "flat": (reward.amax(1) == reward.amin(1)).float().mean(),
             "kl": over_codes(divergence(ours.logp, theirs.logp)), "entropy": over_codes(ours.entropy),

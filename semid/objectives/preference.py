@@ -39,7 +39,7 @@ class Preference:
     """`preference_loss` of extra["chosen"] over extra["rejected"]; a row whose rejected items are all -1 has no pair.
 
     reference: of `paths.frozen`. supervised: a loss to keep in the sum (dropout stays on in it), None for pairs alone.
-    weight: of the preference loss. Parts: preference, margin (nats that the chosen gained on the mean rejected item), accuracy
+    weight: of the preference loss. Signals: margin (nats that the chosen gained on the mean rejected item), accuracy
     (share of pairs where it gained on all), chosen (mean log p of the chosen: should not fall), pairs (share of rows with one).
     """
 
@@ -59,15 +59,15 @@ class Preference:
             before = paths(self.reference, batch, items).logp.sum(2)
         gain = (logp - before).masked_fill(items < 0, -torch.inf)[has_pair]
         loss = preference_loss(gain[:, 0], gain[:, 1:], self.beta).sum() / has_pair.sum().clamp_min(1)
-        parts = pair_parts(gain.detach(), logp[:, 0].detach(), has_pair) | {"preference": loss.detach()}
+        signals = pair_signals(gain.detach(), logp[:, 0].detach(), has_pair)
         if self.supervised is None:
-            return Loss(self.weight * loss, parts)
+            return Loss(self.weight * loss, {"preference": loss.detach()}, signals)
         kept = self.supervised(model, batch)
-        return Loss(kept.total + self.weight * loss, parts | {"supervised": kept.total.detach()})
+        return Loss(kept.total + self.weight * loss, {"preference": loss.detach(), "supervised": kept.total.detach()}, signals)
 
 
-def pair_parts(gain: Tensor, chosen: Tensor, has_pair: Tensor) -> dict[str, Tensor]:
-    """Return the parts margin, accuracy, chosen and pairs, as `Preference` tells them.
+def pair_signals(gain: Tensor, chosen: Tensor, has_pair: Tensor) -> dict[str, Tensor]:
+    """Return the signals margin, accuracy, chosen and pairs, as `Preference` tells them.
 
     gain float [pairs, 1 + K], the chosen first, -inf left out; chosen float [B]: its log p; has_pair bool [B].
     """

@@ -56,11 +56,11 @@ class PriorFutures:
         total = torch.stack(parts).sum()
         said = {"scale": model.scale().detach()}
         if model.gate is None:
-            return Loss(total, said)
+            return Loss(total, signals=said)
         comes = (model.tags[future.clamp_min(0)] & (future >= 0)[..., None]).any(1).float()  # [M, C]
         rate = comes.mean(0).clamp(1e-3, 1 - 1e-3)
         gate = F.binary_cross_entropy_with_logits(model.gate(plain.detach()).float(), comes, pos_weight=(1 - rate) / rate)
-        return Loss(total + gate, said | {"contrast": total.detach(), "gate": gate.detach()})
+        return Loss(total + gate, {"contrast": total.detach(), "gate": gate.detach()}, said)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class RoutedFutures:
                              for head, z in enumerate(state)]).sum()
         used = torch.bincount(route[future >= 0], minlength=len(state)).float()
         used = used / used.sum()
-        return Loss(total, {"scale": model.scale().detach(), "largest_route": used.amax()})
+        return Loss(total, signals={"scale": model.scale().detach(), "largest_route": used.amax()})
 
 
 def _supervised(model, batch: Batch, horizon: int) -> tuple[Tensor, Tensor]:

@@ -21,4 +21,4 @@ class Responses:
 
     def __call__(self, model, batch: Batch) -> Loss:
         scores, token = model.responses(batch)
-        return Loss(F.cross_entropy(scores, token), {"accuracy": (scores.detach().argmax(1) == token).float().mean()})
+        return Loss(F.cross_entropy(scores, token), signals={"accuracy": (scores.detach().argmax(1) == token).float().mean()})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semid.errors import DataError
 from semid.nn.dropout import without_dropout
-from semid.objectives.preference import pair_parts, preference_loss
+from semid.objectives.preference import pair_signals, preference_loss
 from semid.types import Batch, Loss
 
 
@@ -29,8 +29,8 @@ class NextSession:
     """Cross-entropy of extra["session"]: the mean over its items of the sum over levels of -log p(code | all codes before), so that one
     item a session is `NextCodes`.
 
-    balance: weight of the experts' balance loss, mean over layers. Parts: item_1 .. item_P (nats an item at that place), balance,
-    experts (in use in effect, the least of all layers), busiest (largest share of the load that any expert has).
+    balance: weight of the experts' balance loss, mean over layers. Parts: item_1 .. item_P (nats an item at that place), balance.
+    Signals: experts (in use in effect, the least of all layers), busiest (largest share of the load that any expert has).
     """
 
     balance: float = 0.01
@@ -46,9 +46,9 @@ class NextSession:
         if not routings:
             return Loss(loss, parts)
         balance = torch.stack([routing.balance() for routing in routings]).mean()
-        parts |= {"balance": balance.detach(), "experts": torch.stack([routing.effective() for routing in routings]).amin(),
-                  "busiest": torch.stack([routing.load for routing in routings]).amax()}
-        return Loss(loss + self.balance * balance, parts)
+        signals = {"experts": torch.stack([routing.effective() for routing in routings]).amin(),
+                   "busiest": torch.stack([routing.load for routing in routings]).amax()}
+        return Loss(loss + self.balance * balance, parts | {"balance": balance.detach()}, signals)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SessionPreference:
     """`supervised` of all rows, and for those with a pair in extra["session_pair"] int64 [B, 2, P] (-1 = none) the DPO loss of its first
     session over its second, times `weight`, summed over pairs and divided by all rows: the paper adds it to the samples it draws.
 
-    reference: of `paths.frozen`; a session's log-probability is the sum over all its codes. Parts as of `Preference`.
+    reference: of `paths.frozen`; a session's log-probability is the sum over all its codes. Signals as of `Preference`.
     """
 
     reference: nn.Module
@@ -71,7 +71,7 @@ class SessionPreference:
         has_pair = pair[:, 1, 0] >= 0
         if not has_pair.any():
             none = kept.total.detach() * 0
-            return Loss(kept.total, {"supervised": kept.total.detach(), "pairs": none, "preference": none})
+            return Loss(kept.total, {"supervised": kept.total.detach(), "preference": none}, {"pairs": none})
         rows = torch.nonzero(has_pair).squeeze(1)
         few = batch.only(rows)
         with without_dropout(model):  # policy and reference shall differ by their weights alone
@@ -80,9 +80,9 @@ class SessionPreference:
             before = session_log_probabilities(self.reference, few, pair[rows]).sum((2, 3))
         gain = logp - before
         loss = preference_loss(gain[:, 0], gain[:, 1:], self.beta)
-        parts = pair_parts(gain.detach(), logp[:, 0].detach(), torch.ones_like(rows, dtype=torch.bool))
-        return Loss(kept.total + self.weight * loss.sum() / len(batch), parts | {
-            "preference": loss.detach().mean(), "supervised": kept.total.detach(), "pairs": has_pair.float().mean()})
+        signals = pair_signals(gain.detach(), logp[:, 0].detach(), torch.ones_like(rows, dtype=torch.bool))
+        return Loss(kept.total + self.weight * loss.sum() / len(batch),
+                    {"preference": loss.detach().mean(), "supervised": kept.total.detach()}, signals | {"pairs": has_pair.float().mean()})
 
 
 def check_session_pairs(codes: Tensor, pair: Tensor) -> None:

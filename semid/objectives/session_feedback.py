@@ -38,4 +38,4 @@ class SessionFeedback:
             is_known[:, 0, 1] = True
         loss = known_cross_entropy(logits, label, is_known)
         right = (logits[:, 0, 0] > logits[:, 1, 0]).float().mean()
-        return Loss(loss, {"own_first": right})
+        return Loss(loss, signals={"own_first": right})

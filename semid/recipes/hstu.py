@@ -1,7 +1,7 @@
 """HSTU: item ids through attention without softmax that knows distances and times, trained by sampled softmax over cosines.
 
 Source: Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152, retrieval on public data. Status: paper's
-shape, loss and optimizer; compare with `sasrec:sampled`, the same loss on a transformer.
+shape, loss and optimizer; compare with `sasrec:as_hstu`, a transformer of the same shape under the same loss and optimizer.
 Deviations: (1) early stopping on validation NDCG@10; (2) batches hold a number of positions, not of users; (3) item vectors start
 from a normal distribution with spread .02, not cut at two spreads. As in the paper the model is told when it is asked: the time bias
 reads the time of the request, in training and evaluation that of the item to come, which a service knows and other recipes here do

@@ -9,7 +9,8 @@ Deviations: (1) the text encoder is the one at hand (the paper: a Qwen embedding
 (2) items that Sinkhorn's repair leaves together get the nearest free last codes, so that every item has its own; (3) new tokens start at
 the mean of their items' titles (`initial_rows`; the paper: at random); (4) the kept weights are those of the best NDCG@10 on validation
 (the paper: of the lowest loss); (5) in rollouts titles stand for descriptions too; (6) the reference is set anew only with
-alignment.rounds; (7) instructions in our own words, and those of `generators.language_model`.
+alignment.rounds; (7) the collaborative reward (`minionerec:collaborative`) is item-kNN's score (the paper: a SASRec's); (8) instructions
+in our own words, and the deviations of `generators.language_model`.
 """
 
 from __future__ import annotations
@@ -87,12 +88,15 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
     tuning = config.tuning
     titles = titles_of(data.catalog, "minionerec") if config.has_title_tasks else data.catalog.titles
-    backbone, tokenizer = opened(tuning, titles, TASKS)  # a name that isn't there shows before minutes go into codes
-    ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
+    # a model that isn't there, or settings that don't fit it, show before minutes go into codes
+    backbone, tokenizer = opened(tuning, titles, TASKS)
     tokens = title_tokens(tokenizer, titles, tuning.title_tokens)
     prompts = Prompts.of(TASKS, tokenizer, limit=tuning.max_tokens, titles=tokens)
     if config.has_title_tasks:
         prompts.check_room(max(map(len, tokens)))
+    if config.codes is None:
+        prompts.check_room(config.levels, tuning.max_history)
+    ids = made_once(config.codes, lambda: coder(config, data, job).codes(data, job), data, job)
     vectors = [backbone.text_vectors] if backbone.head is None else [backbone.text_vectors, backbone.head]
     start = torch.stack([initial_rows(each, tokens, ids) for each in vectors])
     generator = prepared(tuning, backbone, ids, prompts, job, start=start)

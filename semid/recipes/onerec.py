@@ -180,6 +180,7 @@ def run(config: Config, data: Split, job: Job) -> SessionRecommender:
     report_experts(generator, batches.at(0), job)
     if config.ipa.rounds:
         align_sessions(recommender, config, data, job)
+        report_experts(generator, batches.at(0), job)
     return recommender
 
 

@@ -8,7 +8,8 @@ instead; `rere:scratch` starts from a small random network and keeps the rest, `
 of titles it is `minionerec:no_alignment`.
 Deviations: (1) a title ends with the end-of-text token (the paper: a quote and a line break before it); (2) the negatives of the pairs are
 the model's own beams; (3) the best look at validation is kept; (4) the reference is set anew only with alignment.rounds;
-(5) instructions in our own words, and those of `generators.language_model`. The beams are no draws from the policy: what is learnt is a
+(5) the collaborative reward (`rere:collaborative`) is item-kNN's score (the paper: a SASRec's); (6) instructions in our own words, and
+the deviations of `generators.language_model`. The beams are no draws from the policy: what is learnt is a
 ranking of the top of the list, not a policy gradient.
 """
 

@@ -26,6 +26,9 @@ from semid.validation import measure
 VARIANTS: dict[str, dict[str, object]] = {
     "gbce": {"loss": "gbce"},
     "sampled": {"loss": "sampled", "offset": 0.0},
+    "as_hstu": {"loss": "sampled", "offset": 0.0, "width": 50, "heads": 1, "feedforward": 50, "dropout": 0.2, "negatives": 128,
+                "shares_negatives": False, "tokens": 8192, "epochs": 101, "epoch_steps": 0, "patience": 10,
+                "optimization": Optimization(weight_decay=0.0, learning_rate=1e-3, warmup=0, schedule="constant")},
     "bce": {"loss": "gbce", "negatives": 1, "calibration": 0.0, "offset": 0.0},
     "tied": {"offset": 0.0},
     "untied": {"is_tied": False},
@@ -36,7 +39,7 @@ SCALE = "dot product"
 @dataclass(frozen=True)
 class Config:
     """is_tied, offset: see `scorers.sasrec`. loss: softmax (all items, `smoothing` of each target spread over them), sampled (cosine,
-    `negatives` shared), gbce (`negatives` a position, `calibration`).
+    `negatives` of a batch, or of each position unless shares_negatives), gbce (`negatives` a position, `calibration`).
 
     tokens: positions in a batch; epochs at most, each of a pass over the data, or of `epoch_steps` batches where
     that is more; patience: epochs without a better validation NDCG@10.
@@ -52,6 +55,7 @@ class Config:
     loss: Literal["softmax", "sampled", "gbce"] = "softmax"
     smoothing: float = 0.1
     negatives: int = 256
+    shares_negatives: bool = True
     calibration: float = 0.75
     tokens: int = 1024
     epochs: int = 12
@@ -74,7 +78,7 @@ def run(config: Config, data: Split, job: Job) -> ItemRecommender:
     model = build(config, len(data.catalog), data.protocol.max_history).to(job.device)
     recommender = ItemRecommender(model, SCALE, job.device)
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
-    objective = {"softmax": FullSoftmax(config.smoothing), "sampled": SampledSoftmax(config.negatives),
+    objective = {"softmax": FullSoftmax(config.smoothing), "sampled": SampledSoftmax(config.negatives, is_shared=config.shares_negatives),
                  "gbce": GBCE(config.negatives, config.calibration)}[config.loss]
     steps, every, patience = pace(batches, epochs=config.epochs, least=config.epoch_steps, look_every=1, patience=config.patience)
     fit(model, objective, batches, steps=steps, optimization=config.optimization,

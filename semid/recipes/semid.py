@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semid.alignment import Alignment, align, check
+from semid.alignment import DDRO, SDPO, Alignment, align, check
 from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
@@ -63,6 +63,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no_id": {"has_item_ids": False},
     "hard_targets": {"neighbour_prior": 0.0, "smoothing": 0.0},
     "dpo": {"alignment.method": "dpo"},
+    "sdpo": {**SDPO},
+    "ddro": {**DDRO},
     "grpo": {"alignment.method": "grpo"},
     "grpo_rule": {"alignment.method": "grpo", "alignment.rewards": ("rule",)},
     "text_codes": {"code_views": ("text",)},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from semid.alignment import Alignment, align, check
+from semid.alignment import DDRO, SDPO, Alignment, align, check
 from semid.coding import Coder, made_once
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
@@ -36,6 +36,8 @@ CAUSAL = Optimization(learning_rate=2e-3, warmup=200)
 VARIANTS: dict[str, dict[str, object]] = {
     "causal": {"is_causal": True, "steps": 1000, "look_every": 125, "optimization": CAUSAL},
     "dpo": {"alignment.method": "dpo"},
+    "sdpo": {**SDPO},
+    "ddro": {**DDRO},
     "grpo": {"alignment.method": "grpo"},
 }
 

@@ -124,6 +124,7 @@ def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int,
     earlier, cpu_earlier = state.seconds, state.cpu_seconds
     window: list[Tensor] = []
     window_parts: dict[str, list[Tensor]] = {}
+    window_signals: dict[str, list[Tensor]] = {}
     report_every = max(1, min(50, batches.steps_per_epoch))
 
     def save() -> None:
@@ -148,8 +149,9 @@ def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int,
                     loss = objective(model, batch)
                 (loss.total / optimization.accumulate).backward()
                 window.append(loss.total.detach())
-                for name, part in loss.parts.items():
-                    window_parts.setdefault(name, []).append(part.detach())
+                for kept, said in ((window_parts, loss.parts), (window_signals, loss.signals)):
+                    for name, value in said.items():
+                        kept.setdefault(name, []).append(value.detach())
             norm = nn.utils.clip_grad_norm_(model.parameters(), optimization.clip)
             if not torch.isfinite(norm):
                 raise ConfigError(f"{stage}: the loss or its gradient is not finite at step {state.step + 1} (loss "
@@ -159,11 +161,12 @@ def fit(model: nn.Module, objective: Objective, batches: Batches, *, steps: int,
             state.seconds = earlier + time.perf_counter() - began
             state.cpu_seconds = cpu_earlier + time.process_time() - cpu_began
             if state.step % report_every == 0 or state.step == steps:
-                parts = {name: torch.stack(values).mean().item() for name, values in window_parts.items()}
+                parts, signals = ({name: torch.stack(values).mean().item() for name, values in kept.items()}
+                                  for kept in (window_parts, window_signals))
                 epoch = state.step * optimization.accumulate / batches.steps_per_epoch
                 log.write(stage, step=state.step, steps=steps, epoch=epoch, loss=torch.stack(window).mean().item(), parts=parts,
-                          rate=rate, seconds=round(state.seconds, 1))
-                window, window_parts = [], {}
+                          rate=rate, seconds=round(state.seconds, 1), **signals)
+                window, window_parts, window_signals = [], {}, {}
             if validation is not None and (state.step % validation.every == 0 or state.step == steps):
                 _look(model, validation, state, log, stage, steps)
                 save()

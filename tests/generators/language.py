@@ -19,8 +19,8 @@ TITLES = [f"{colour} {thing} {size}" for colour in ("red", "green", "blue") for 
 SIZES = (4, 5, 6)
 
 
-def save_model(folder: Path, *, family: str = "qwen2", is_tied: bool = True, generation: dict | None = None) -> Path:
-    """A two-layer model of width 16 and a byte-pair tokenizer. generation: what the folder says of decoding."""
+def save_model(folder: Path, *, family: str = "qwen2", is_tied: bool = True, generation: dict | None = None, **changes) -> Path:
+    """A two-layer model of width 16 and a byte-pair tokenizer. generation: what the folder says of decoding; changes: to its config."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -35,8 +35,8 @@ def save_model(folder: Path, *, family: str = "qwen2", is_tied: bool = True, gen
     if family == "gpt2":
         config = transformers.GPT2Config(**shape, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     else:
-        kind = {"qwen2": transformers.Qwen2Config, "llama": transformers.LlamaConfig}[family]
-        config = kind(**shape, num_key_value_heads=1, intermediate_size=32)
+        kind = {"qwen2": transformers.Qwen2Config, "llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig}[family]
+        config = kind(**shape, num_key_value_heads=1, intermediate_size=32, **changes)
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from semid.errors import ConfigError
 from semid.nn.hstu import HSTU, PIECE, HSTUBlock, next_times, time_bucket
 
 YEAR = 31_536_000
@@ -152,3 +153,10 @@ def test_bf16_autocast_is_near_float32():
     low.sum().backward()
     torch.testing.assert_close(low.float(), model(x, time, length, request), atol=0.05, rtol=0.05)
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("whole", ["forward", "read"])
+def test_a_history_longer_than_the_model_s_places_is_refused(whole):
+    model, x = HSTU(8, layers=1, heads=1, head_width=8, dropout=0.0, max_length=5), torch.zeros(1, 6, 8)
+    with pytest.raises(ConfigError, match="want at most 5 items, got 6"):
+        getattr(model, whole)(x, torch.zeros(1, 6, dtype=torch.int64), torch.tensor([6]))

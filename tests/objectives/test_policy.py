@@ -67,17 +67,17 @@ def test_a_step_lifts_what_was_rewarded(kind):
     assert moved[2] > moved[[0, 1, 3]].max()
 
 
-def test_parts_name_the_signs_of_reward_hacking():
+def test_signals_name_the_signs_of_reward_hacking():
     model, batch = generator("encoder_decoder"), rollout()
-    parts = GRPO(frozen(model))(model, batch).parts
-    assert parts["no_hit"].item() == pytest.approx(2 / 7)
-    assert parts["flat"].item() == pytest.approx(2 / 7)
-    assert parts["reward"].item() == pytest.approx(5 / 28)
-    assert parts["kl"].item() == pytest.approx(0, abs=1e-6)
-    assert parts["distinct"].item() == pytest.approx(np.mean([len(set(row)) for row in batch.extra["candidates"].tolist()])
+    signals = GRPO(frozen(model))(model, batch).signals
+    assert signals["no_hit"].item() == pytest.approx(2 / 7)
+    assert signals["flat"].item() == pytest.approx(2 / 7)
+    assert signals["reward"].item() == pytest.approx(5 / 28)
+    assert signals["kl"].item() == pytest.approx(0, abs=1e-6)
+    assert signals["distinct"].item() == pytest.approx(np.mean([len(set(row)) for row in batch.extra["candidates"].tolist()])
                                                      / batch.extra["candidates"].shape[1])
-    assert parts["coverage"].item() == pytest.approx(len(batch.extra["candidates"].unique()) / 64)
-    assert 0 < parts["entropy"].item() < np.log(6)
+    assert signals["coverage"].item() == pytest.approx(len(batch.extra["candidates"].unique()) / 64)
+    assert 0 < signals["entropy"].item() < np.log(6)
 
 
 def test_a_group_without_differences_has_no_gradient_but_that_of_the_divergence():

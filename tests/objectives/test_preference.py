@@ -62,7 +62,7 @@ def test_the_loss_starts_at_log_2_and_its_gradient_lifts_the_chosen_item(kind):
                 parameter -= 0.05 * parameter.grad / parameter.grad.norm().clamp_min(1e-6)
         after = paths(model, batch, items).logp.sum(2).mean(0)
     assert after[0] - before[0] > after[1] - before[1]
-    assert objective(model, batch).parts["accuracy"] > 0.5
+    assert objective(model, batch).signals["accuracy"] > 0.5
 
 
 def test_parts_say_what_happens_and_the_supervised_loss_adds():
@@ -75,9 +75,9 @@ def test_parts_say_what_happens_and_the_supervised_loss_adds():
     items = torch.cat([batch.extra["chosen"][:, None], batch.extra["rejected"]], dim=1)
     with torch.no_grad():
         gain = (paths(model, batch, items).logp - paths(reference, batch, items).logp).sum(2)
-    torch.testing.assert_close(alone.parts["margin"], (gain[:, 0] - gain[:, 1:].mean(1)).mean())
+    torch.testing.assert_close(alone.signals["margin"], (gain[:, 0] - gain[:, 1:].mean(1)).mean())
     torch.testing.assert_close(alone.total, preference_loss(gain[:, 0], gain[:, 1:], 0.1).mean())
-    assert alone.parts["pairs"] == 1
+    assert alone.signals["pairs"] == 1
 
 
 def test_rows_without_a_pair_are_left_out_and_none_at_all_gives_no_gradient():

@@ -117,7 +117,7 @@ def test_routed_futures_train_the_head_that_fits_best():
     loss = RoutedFutures(horizon=1, negatives=ITEMS)(model, batch)
     loss.total.backward()
     assert [bool(head.map.weight.grad.any()) for head in heads.last] == [head == best for head in range(3)]
-    assert loss.parts["largest_route"] == 1
+    assert loss.signals["largest_route"] == 1
 
 
 def test_the_gate_learns_which_priors_come_and_leaves_the_body_alone():

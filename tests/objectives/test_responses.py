@@ -14,4 +14,4 @@ def test_loss_is_the_mean_over_tokens_of_minus_log_p():
     share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     loss = Responses()(model, None)
     assert loss.total.item() == pytest.approx(-np.log(share[np.arange(5), token]).mean(), rel=1e-5)
-    assert loss.parts["accuracy"].item() == pytest.approx((scores.argmax(1) == token).mean())
+    assert loss.signals["accuracy"].item() == pytest.approx((scores.argmax(1) == token).mean())

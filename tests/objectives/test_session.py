@@ -55,8 +55,8 @@ def test_the_balance_of_the_experts_is_in_the_sum_and_told():
     model, session = generator(), torch.tensor([[3, 9], [60, 1]])
     without, loss = (NextSession(balance=weight)(model, batch_of(session)) for weight in (0.0, 0.5))
     assert loss.total.item() == pytest.approx(without.total.item() + 0.5 * loss.parts["balance"].item(), rel=1e-5)
-    assert 1 <= loss.parts["experts"] <= 3
-    assert 1 / 3 <= loss.parts["busiest"] <= 1 / 2  # two of three experts a token
+    assert 1 <= loss.signals["experts"] <= 3
+    assert 1 / 3 <= loss.signals["busiest"] <= 1 / 2  # two of three experts a token
     loss.total.backward()
     assert model.mixtures[0].gate.grad.any()
 
@@ -67,7 +67,7 @@ def test_preference_starts_at_log_two_and_pushes_the_chosen_session_up():
     objective = SessionPreference(frozen(model), NextSession(), beta=0.3)
     loss = objective(model.train(), batch)
     assert loss.parts["preference"].item() == pytest.approx(math.log(2), rel=1e-5)
-    assert loss.parts["pairs"].item() == pytest.approx(2 / 3)
+    assert loss.signals["pairs"].item() == pytest.approx(2 / 3)
     logp = lambda: session_log_probabilities(model.eval(), batch, PAIR).sum((2, 3)).detach()[[0, 2]]
     before = logp()
     only_pairs = replace(objective, supervised=lambda model, batch: Loss(torch.zeros(())))
@@ -90,7 +90,7 @@ def test_preference_equals_its_formula_away_from_the_reference():
     gain = (logp(model) - logp(reference))[[0, 2]]
     each = np.log1p(np.exp(-0.3 * (gain[:, 0] - gain[:, 1])))
     assert loss.parts["preference"].item() == pytest.approx(each.mean(), rel=1e-4)
-    assert loss.parts["margin"].item() == pytest.approx((gain[:, 0] - gain[:, 1]).mean(), rel=1e-3)
+    assert loss.signals["margin"].item() == pytest.approx((gain[:, 0] - gain[:, 1]).mean(), rel=1e-3)
     assert loss.total.item() == pytest.approx(loss.parts["supervised"].item() + 2 * each.sum() / 3, rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_a_batch_without_a_pair_is_supervised_alone():
     batch = batch_of(session, session_pair=torch.full((2, 2, 2), -1))
     loss = SessionPreference(frozen(model), NextSession())(model, batch)
     assert loss.total.item() == pytest.approx(NextSession()(model, batch).total.item())
-    assert loss.parts["pairs"] == 0
+    assert loss.signals["pairs"] == 0
 
 
 @pytest.mark.parametrize(("pair", "message"), [

@@ -15,7 +15,7 @@ from semid import fine_tuning
 from semid.alignment import Alignment, proposals
 from semid.errors import ConfigError, DataError
 from semid.fine_tuning import rows_have_gradient
-from semid.generators.backbone import LoRA
+from semid.generators.backbone import LoRA, read_backbone
 from semid.objectives.responses import Responses
 from semid.recipes import minionerec, rere
 from semid.run import load, train
@@ -64,9 +64,9 @@ def test_a_named_model_is_tuned_and_rewarded_and_its_run_needs_neither_hub_nor_f
     assert_alike(load(tmp_path / "run"), run)
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     assert any(record["stage"] == "promotion" for record in records)
-    parts = next(record["parts"] for record in records if record["stage"] == "grpo" and "parts" in record)
-    assert set(parts) == {"reward", "no_hit", "flat", "kl", "entropy", "distinct", "coverage"}
-    assert parts["distinct"] == 1
+    told = next(record for record in records if record["stage"] == "grpo" and "loss" in record)
+    assert set(told) >= {"reward", "no_hit", "flat", "kl", "entropy", "distinct", "coverage"}
+    assert told["distinct"] == 1
 
 
 def test_adapters_and_rows_alone_survive_a_run_folder(tmp_path):
@@ -120,6 +120,16 @@ def test_a_look_at_gradients_leaves_none_behind():
     assert all(parameter.grad is None for parameter in recommender.generator.parameters())
 
 
+def test_frozen_output_vectors_are_told_as_frozen_input_vectors_are(tmp_path):
+    world, config = walk(users=20), replace(minionerec.smoke(), tokenizer_steps=20)
+    folder = save_model(tmp_path / "model", is_tied=False)
+    generator = minionerec.run(replace(config, tuning=replace(config.tuning, epochs=1, model=str(folder))), world, Job()).generator
+    batch = minionerec.batches(config, world, Job(), 8).at(0)
+    assert rows_have_gradient(generator, Responses(), batch)
+    generator.head.requires_grad_(False)
+    assert not rows_have_gradient(generator, Responses(), batch)
+
+
 def test_rollouts_hold_real_items_and_beams_differ_where_draws_repeat():
     world, config = walk(users=20), replace(rere.smoke(), tuning=replace(rere.smoke().tuning, epochs=1))
     recommender = rere.run(config, world, Job())
@@ -153,8 +163,50 @@ def test_settings_that_cannot_work_are_refused(changes, message):
 
 def test_sequences_beyond_the_context_are_refused_before_codes_are_made(tmp_path):
     folder = save_model(tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"max_tokens=600: .* was built for sequences of 512 tokens; want at most 512"):
+    with pytest.raises(ConfigError, match=r"max_tokens=600: .* attends to 512 tokens at once; want at most 512"):
         train("minionerec", walk(users=20), settings=short(minionerec, model=str(folder), max_tokens=600))
+
+
+@pytest.mark.parametrize("changes", [
+    {"family": "mistral", "sliding_window": 64},
+    {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+])
+def test_layers_with_a_window_are_used_within_it(tmp_path, changes):
+    """Decoding attends to the whole prompt: beyond the window it would be another model than the trained one."""
+    folder = save_model(tmp_path / "model", **changes)
+    with pytest.raises(ConfigError, match=r"max_tokens=256: .* attends to 64 tokens at once; want at most 64"):
+        train("minionerec", walk(users=20), settings=short(minionerec, model=str(folder)))
+
+
+def test_a_window_that_no_layer_has_is_none(tmp_path):
+    backbone, _ = read_backbone(str(save_model(tmp_path / "model", sliding_window=64)))
+    assert backbone.context == 512
+
+
+def test_families_without_fused_attention_are_told_by_that(tmp_path):
+    import transformers
+
+    folder = save_model(tmp_path / "model")
+    transformers.AutoModelForCausalLM.from_config(transformers.BloomConfig(vocab_size=99, hidden_size=16, n_layer=1, n_head=2)
+                                                  ).save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"scaled dot product attention, .* is of one that it doesn't; choose a family such as Qwen"):
+        read_backbone(str(folder))
+
+
+@pytest.mark.parametrize("recipe", [minionerec, rere])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, recipe):
+    folder = save_model(tmp_path / "model")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match="put the tokenizer's files"):
+        train(recipe.__name__.rpartition(".")[2], walk(users=20), settings=short(recipe, model=str(folder)))
+
+
+def test_room_for_codes_is_asked_for_before_they_are_made():
+    records = []
+    with pytest.raises(ConfigError, match="more than the 30 of max_tokens"):
+        train("minionerec", walk(users=20), settings=short(minionerec, max_tokens=30), log=Log(view=records.append))
+    assert not any(record["stage"] == "tokenizer" for record in records)
 
 
 def test_items_without_titles_are_told_which_variant_needs_none():
@@ -189,7 +241,7 @@ def test_tasks_with_titles_are_learnt_beside_the_codes():
     recommender = minionerec.run(replace(config, tuning=replace(config.tuning, epochs=6)), world, Job())
     assert measure(recommender, world, seen="remove")["ndcg@10"] >= 0.9
     generator, batches = recommender.generator, minionerec.batches(config, world, Job(), 64)
-    accuracy = Responses()(generator, batches.at(0)).parts["accuracy"]
+    accuracy = Responses()(generator, batches.at(0)).signals["accuracy"]
     assert accuracy > 0.8
 
 
@@ -199,7 +251,7 @@ def test_a_killed_run_with_adapters_resumes_to_the_same_bits(tmp_path):
         pass
 
     def kill(record):
-        if record["stage"] == "grpo" and record.get("step") == 4 and "parts" in record:
+        if record["stage"] == "grpo" and record.get("step") == 4 and "loss" in record:
             raise Killed
 
     pytest.importorskip("peft")

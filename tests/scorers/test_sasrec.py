@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from semid.config import override
 from semid.data.batch import history_batch
 from semid.nn.dropout import drop
 from semid.nn.losses import gbce, linear_cross_entropy, sampled_softmax
 from semid.nn.transformer import last_state
+from semid.recipes import hstu, sasrec
 from semid.scorers.sasrec import SASRec
 
 
@@ -125,3 +127,10 @@ def test_an_offset_starts_as_one_table_and_moves_slower_than_it():
     with torch.no_grad():
         wanted = last_state(model.states(batch), batch.length) @ model.item_vectors().T
         assert torch.allclose(model.score(batch), wanted, atol=1e-6)
+
+
+def test_as_hstu_differs_from_hstu_by_its_layers_alone():
+    alike = override(sasrec.Config(), sasrec.VARIANTS["as_hstu"])
+    for name in ("width", "layers", "heads", "dropout", "negatives", "shares_negatives", "tokens", "epochs", "patience", "optimization"):
+        assert getattr(alike, name) == getattr(hstu.Config(), name), name
+    assert alike.feedforward == alike.width
