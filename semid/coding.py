@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from semid.data.letter import codes_of_tokens, read_index_json
+from semid.data.letter import PUBLISHED_FILES, codes_of_tokens, read_index_json
 from semid.errors import DataError, did_you_mean
 from semid.protocols import CollisionPolicy, Tokenizer
 from semid.recommenders import read_codes, write_codes
@@ -93,10 +93,11 @@ def read_published(source: str, catalog: Catalog, popularity: np.ndarray) -> Mad
     """Return codes that somebody else made.
 
     source: a column of the items table with a list of tokens an item (`["<a_3>", "<b_17>"]`), or a file `X.index.json` with such lists
-    by item id. Items that share their codes are told apart by other last codes, the lowest free ones; the most popular keeps its own.
+    by item id. Where some are shorter than others, a level gets one code more, which says that nothing follows: all have one length
+    then. Items that share their codes are told apart by other last codes, the lowest free ones; the most popular keeps its own.
     Raises `DataError` for an unknown column, a file that cannot be read, and items without codes.
     """
-    if source.endswith((".json", ".json.gz")):
+    if source.endswith(PUBLISHED_FILES):
         before = read_index_json(Path(source), catalog.items)
     elif source in catalog.table.column_names:
         before = codes_of_tokens(catalog.table[source].to_pylist(), catalog.items, f"column {source!r}")
@@ -104,6 +105,17 @@ def read_published(source: str, catalog: Catalog, popularity: np.ndarray) -> Mad
         columns = catalog.table.column_names
         raise DataError(f"codes={source}: want a column of the items table{did_you_mean(source, columns)} or a file X.index.json; "
                         f"the columns are: {', '.join(columns)}")
+    before = filled(before)
     known = np.zeros((len(before), before.sizes[-1]), np.float32)  # nothing is known of distances: the lowest free code is the nearest
     ids = next_free(before, known, popularity)
     return Made(before, ids, collision_report(before, ids, known), [])
+
+
+def filled(ids: SemanticIds) -> SemanticIds:
+    """Return codes of one length: padding becomes one more code of each level that has any."""
+    is_padding = ids.codes < 0
+    if not is_padding.any():
+        return ids
+    sizes = np.array(ids.sizes)
+    codes = np.where(is_padding, sizes, ids.codes)
+    return replace(ids, codes=codes.astype(np.int32), sizes=tuple((sizes + is_padding.any(0)).tolist()))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from semid.errors import ConfigError, SemidError, did_you_mean
+
+COUNTS = {"batch_size", "tokens", "max_tokens", "levels", "size", "latent", "digits", "width", "heads", "beams", "sampled", "session",
+          "look_every", "max_history"}
+"""Settings that mean nothing below one, in whatever recipe."""
 
 
 def override(config: Any, settings: Mapping[str, object]) -> Any:
@@ -23,7 +27,7 @@ def override(config: Any, settings: Mapping[str, object]) -> Any:
     for path, value in settings.items():
         _put(values, config, path, value)
     try:
-        return TypeAdapter(type(config)).validate_python(values, strict=False, extra="forbid")
+        made = TypeAdapter(type(config)).validate_python(values, strict=False, extra="forbid")
     except ValidationError as error:
         first = error.errors()[0]
         if isinstance(own := first.get("ctx", {}).get("error"), SemidError):
@@ -32,6 +36,20 @@ def override(config: Any, settings: Mapping[str, object]) -> Any:
         fix = f", written as a list: --set '{where}=[...]'" if first["type"] == "tuple_type" else ""
         raise ConfigError(f"setting {where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{fix}; "
                           f"default: {_default(config, where)}") from None
+    for path, value in _counts(made, ""):
+        if value < 1:
+            raise ConfigError(f"setting {path}={value}: want at least 1; default: {_default(config, path)}")
+    return made
+
+
+def _counts(config: Any, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield (path, value) of the settings of `COUNTS`, groups of settings included."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _counts(value, f"{prefix}{field.name}.")
+        elif field.name in COUNTS and isinstance(value, int):
+            yield f"{prefix}{field.name}", value
 
 
 def _put(values: dict, config: Any, path: str, value: object) -> None:

@@ -1,7 +1,7 @@
 """Which way of making codes suits a catalogue? Several of them, measured alike on the same data, before anybody pays for training.
 
-A way is a recipe that makes codes (`semid:text_codes`, `letter:two_level`; any recipe with a function `coder`), or published codes
-(`codes=COLUMN`, `codes=X.index.json`). Of each: collisions, use, reconstruction error, purity, neighbours, churn, head-room, seconds
+A way is a recipe that makes codes (`semid:text_codes`, `letter:two_level`; any recipe with a function `coder`, or `names`), or published
+codes (`codes=COLUMN`, `codes=X.index.json`). Of each: collisions, use, reconstruction error, purity, neighbours, churn, head-room, seconds
 (`evaluation.code_values.Measured`), and a probe: semid's two-level generator, small, on some of the users. Everything is read from training
 rows, the probe is scored on validation; test is never read. Finished ways are kept in their folders, so that an interrupted laboratory
 goes on where it stopped.
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,14 @@ from semid.evaluation.code_advice import advise, best
 from semid.evaluation.code_values import CodesReport, Ground, Measured, Probe
 from semid.evaluation.statistics import bootstrap, holm, paired_permutation
 from semid.files import write_json
+from semid.protocols import Tokenizer
 from semid.recipes import semid as default
 from semid.recommenders import read_codes, write_codes
 from semid.reporting import categories, code_tree, code_use
 from semid.run import Run, configure, describe_protocol, machine, pick_device, versions
 from semid.scorers.item_knn import spectral_vectors
 from semid.tokenizers.churn import churn
+from semid.tokenizers.collisions import collision_report
 from semid.tokenizers.health import health
 from semid.tokenizers.neighbours import agreement, chance, nearest
 from semid.tokenizers.prefixes import chance_purity, head_room, purity
@@ -135,16 +138,36 @@ def default_ways(data: Split) -> list[str]:
     return [*made, *(f"{PUBLISHED}{column}" for column in code_columns(data.catalog.table))]
 
 
-def check_way(way: str, settings: Mapping[str, object] | None) -> tuple[Callable[[Any, Split, Job], Coder], Any] | None:
-    """Return the recipe's `coder` and configuration, None for published codes. Raises `ConfigError` for a recipe without codes."""
+@dataclass(frozen=True)
+class Maker:
+    """A recipe that makes codes: config, its settings; module, whose function `coder` says how, or `names` where nothing is fitted (P5)."""
+
+    config: Any
+    module: ModuleType
+
+    def make(self, split: Split, job: Job) -> tuple[Made, Tokenizer | None]:
+        """Return the codes of the split's catalogue, and the tokenizer that made them, if there is one."""
+        torch.manual_seed(job.seed)
+        if not hasattr(self.module, "coder"):
+            ids = self.module.names(self.config, split, job)
+            return Made(ids, ids, collision_report(ids, ids, np.zeros((len(ids), ids.sizes[-1]), np.float32)), []), None
+        coder: Coder = self.module.coder(self.config, split, job)
+        tokenizer = coder.tokenizer.fit(coder.catalog, seed=job.seed)
+        return make(tokenizer, coder.catalog, coder.policy, split.train.counts), tokenizer
+
+
+def check_way(way: str, settings: Mapping[str, object] | None) -> Maker | None:
+    """Return the recipe that makes the codes, None for published ones. Raises `ConfigError` for a recipe that cannot be compared."""
     if way.startswith(PUBLISHED):
         return None
     module, config = configure(way, settings)
-    makes = getattr(module, "coder", None)
-    if makes is None:
-        raise ConfigError(f"recipe {way!r} doesn't say how it makes codes, if it has any; want recipes such as "
-                          f"{', '.join(WAYS[:3])}, or published codes: {PUBLISHED}COLUMN or {PUBLISHED}X.index.json")
-    return makes, config
+    if hasattr(module, "coder") or hasattr(module, "names"):
+        return Maker(config, module)
+    want = f"want recipes such as {', '.join(WAYS[:3])}, or published codes: {PUBLISHED}COLUMN or {PUBLISHED}X.index.json"
+    if module.__name__.endswith(".parallel"):
+        raise ConfigError(f"recipe {way!r}: its codes are sets of many digits, which the small generator that scores codes cannot write; "
+                          f"semid:product are such digits in order; {want}")
+    raise ConfigError(f"recipe {way!r} makes no codes from the catalogue alone, or none at all; {want}")
 
 
 def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
@@ -158,8 +181,9 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
         raise DataError("compare --codes: the small generator is scored on validation, and this split has no case of it; choose another")
     names = list(dict.fromkeys(ways or default_ways(data)))
     changes = {name: settings_of(name, settings or {}) for name in names}
+    makers: dict[str, Maker | Made] = {}  # made first: what is misspelt fails before minutes of fitting
     for name in names:
-        check_way(name, changes[name])  # what is misspelt fails before minutes of fitting
+        makers[name] = check_way(name, changes[name]) or read_published(name.removeprefix(PUBLISHED), data.catalog, data.train.counts)
     probe = override(PROBE, (settings or {}).get(PROBE_NAME, {}))
     device = pick_device(device)
     folders = {name: run_folder(out, short_name(name), seed) for name in names}
@@ -167,7 +191,7 @@ def compare_codes(ways: Sequence[str], data: Split, *, out: Path, seed: int = 0,
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     bench = _bench(data, jobs[names[0]])
-    found = [_kept_or_measured(name, bench, changes[name], probe, jobs[name], folders[name]) for name in names]
+    found = [_kept_or_measured(name, bench, makers[name], probe, jobs[name], folders[name]) for name in names]
     tested = _with_tests(found)
     return Laboratory(tuple(tested), bench.ground, advise([way.measured for way in tested], bench.ground))
 
@@ -186,21 +210,19 @@ def short_name(way: str) -> str:
     return re.sub(r"[^\w:.=-]+", "_", way)
 
 
-def _kept_or_measured(name: str, bench: Bench, changes: Mapping[str, object], probe: default.Config, job: Job, folder: Path) -> Way:
-    """Return what the folder has, if it was made as it is asked for now, else measure and keep it."""
-    makes = check_way(name, changes)
+def _kept_or_measured(name: str, bench: Bench, maker: Maker | Made, probe: default.Config, job: Job, folder: Path) -> Way:
+    """Return what the folder has, if it was made as it is asked for now and of what is there now, else measure and keep it."""
     split, file = bench.split, folder / "way.json"
-    content = {kind: hashlib.sha256(vectors.tobytes()).hexdigest()[:16] for kind, vectors in bench.kinds.items()}
-    about = {"format": FORMAT, "way": name, "config": None if makes is None else asdict(makes[1]), "probe": asdict(probe),
-             "protocol_hash": split.protocol.hash, "fingerprint": split.fingerprint, "vectors": content, "seed": job.seed,
-             "semid": versions()["semid"]}
+    about = {"format": FORMAT, "way": name, "config": asdict(maker.config) if isinstance(maker, Maker) else None, "probe": asdict(probe),
+             "protocol_hash": split.protocol.hash, "fingerprint": split.fingerprint, "made_of": _sources(maker, split, job),
+             "seed": job.seed, "semid": versions()["semid"]}
     about = json.loads(json.dumps(about))  # as it is read back: lists for tuples
     if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8")))["about"] == about:
         job.log.write("codes", note="measured before, kept")
         told = kept["measured"]
         measured = Measured(**{**told, "probe": Probe(**told["probe"])})
         return Way(measured, read_codes(folder / "before.parquet"), read_codes(folder / "codes.parquet"), np.array(kept["gains"]))
-    way = _measure_way(name, makes, bench, probe, job, folder)
+    way = _measure_way(name, maker, bench, probe, job, folder)
     assert way.before is not None
     assert way.gains is not None
     write_codes(folder / "before.parquet", way.before)
@@ -209,19 +231,30 @@ def _kept_or_measured(name: str, bench: Bench, changes: Mapping[str, object], pr
     return way
 
 
-def _measure_way(name: str, makes: tuple[Callable[[Any, Split, Job], Coder], Any] | None, bench: Bench, probe: default.Config, job: Job,
-                 folder: Path) -> Way:
-    split, popularity = bench.split, bench.split.train.counts
+def _sources(maker: Maker | Made, split: Split, job: Job) -> dict[str, str]:
+    """Return what codes are made of beside the data and the settings, as hashes: published codes, or the catalogue's vectors and a
+    finished run that the setting `cf` names."""
+    digest = lambda content: hashlib.sha256(content).hexdigest()[:16]
+    if isinstance(maker, Made):
+        return {"codes": digest(maker.before.codes.tobytes())}
+    run = Path(str(getattr(maker.config, "cf", "")).replace("{seed}", str(job.seed))) / "manifest.json"
+    return {name: digest(np.ascontiguousarray(vectors).tobytes()) for name, vectors in split.catalog.views.items()} | (
+        {"run": digest(run.read_bytes())} if run.is_file() else {})
+
+
+def _measure_way(name: str, maker: Maker | Made, bench: Bench, probe: default.Config, job: Job, folder: Path) -> Way:
+    split = bench.split
     seconds, cpu_seconds, changed = None, None, None
-    if makes is None:
-        made = read_published(name.removeprefix(PUBLISHED), split.catalog, popularity).said(job)
+    if isinstance(maker, Made):
+        made = maker.said(job)
     else:
         began, cpu = time.perf_counter(), time.process_time()
-        coder, made = _fitted(*makes, split, job)
+        made, tokenizer = maker.make(split, job)
         seconds, cpu_seconds = round(time.perf_counter() - began, 2), round(time.process_time() - cpu, 2)
         made.said(job)
-        coder.tokenizer.save(folder / "tokenizer.safetensors")
-        changed = _churn(*makes, made.before, bench.early, job)
+        if tokenizer is not None:  # names given without one, by the events or texts of today, are given anew each time
+            tokenizer.save(folder / "tokenizer.safetensors")
+            changed = _churn(maker, made.before, bench.early, job)
     measured = replace(measure_codes(name, made.ids, bench), seconds=seconds, cpu_seconds=cpu_seconds, collisions=made.collisions,
                        churn=changed)
     began = time.perf_counter()
@@ -232,20 +265,16 @@ def _measure_way(name: str, makes: tuple[Callable[[Any, Split, Job], Coder], Any
     return Way(replace(measured, probe=scored), made.before, made.ids, gains)
 
 
-def _fitted(makes: Callable[[Any, Split, Job], Coder], config: Any, split: Split, job: Job) -> tuple[Coder, Made]:
-    torch.manual_seed(job.seed)
-    coder = makes(config, split, job)
-    tokenizer = coder.tokenizer.fit(coder.catalog, seed=job.seed)
-    return coder, make(tokenizer, coder.catalog, coder.policy, split.train.counts)
-
-
-def _churn(makes: Callable[[Any, Split, Job], Coder], config: Any, today: SemanticIds, early: tuple[Split, np.ndarray] | None,
-           job: Job) -> list[float] | None:
-    """Return the churn of the tokenizer's own codes between the earlier catalogue and today's."""
+def _churn(maker: Maker, today: SemanticIds, early: tuple[Split, np.ndarray] | None, job: Job) -> list[float] | None:
+    """Return the churn of the tokenizer's own codes between the earlier catalogue and today's; None where that was too small for it."""
     if early is None:
         return None
     split, rows = early
-    _, made = _fitted(makes, config, split, job)
+    try:
+        made, _ = maker.make(split, job)
+    except DataError as error:
+        job.log.write("codes", note=f"no refit on the earlier catalogue of {len(rows):,} items: {error}")
+        return None
     return churn(made.before, replace(today, codes=today.codes[rows]))
 
 

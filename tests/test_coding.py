@@ -20,6 +20,7 @@ from semid.errors import ConfigError, DataError
 from semid.recipes import semid as default
 from semid.run import Run, configure, load, train
 from semid.serving.engine import Engine
+from semid.tokenizers.collisions import minimum_cost
 from semid.training.job import Job
 from semid.types import IdMap, SemanticIds, Split
 from tests.toyworld.world import walk
@@ -82,11 +83,45 @@ def test_padding_is_not_exported_and_too_many_levels_are_refused(tmp_path: Path)
         write_index_json(tmp_path / "b.index.json", SemanticIds(np.zeros((2, 27), np.int16), (1,) * 27), names)
 
 
+def test_codes_of_several_lengths_are_filled_so_that_every_generator_reads_them(tmp_path: Path):
+    data = world()
+    names = data.catalog.items.ids.tolist()
+    index = {name: [f"<a_{row % 16}>", f"<b_{row // 16}>"][: 1 + (row != 5)] for row, name in enumerate(names)}
+    index[names[6]] = ["<a_5>"]  # equal to that of row 5
+    file = tmp_path / "X.index.json"
+    file.write_text(json.dumps(index))
+    ids = published(str(file), data, Job())
+    assert ids.sizes == (16, 5)  # one more at the level that some have not
+    assert (ids.codes >= 0).all()
+    assert ids.num_distinct == 64
+    run = train("semid", data, settings={**dataclasses.asdict(default.smoke()), "epochs": 1, "codes": str(file)})
+    assert len(run.recommend(history=names[:2], k=3)) == 3
+
+
+@pytest.mark.parametrize("codes", [7, "<a_1>", {"<a_1>": 1}, [True]])
+def test_codes_of_the_wrong_type_are_one_clear_message(codes):
+    with pytest.raises(DataError, match="item 'x': want a "):
+        codes_of_tokens([codes], IdMap(["x"]), "codes")
+
+
+def test_exported_codes_have_a_name_by_which_they_are_read_again(run: Run, tmp_path: Path):
+    ids, items = ids_of(run), run.catalog.items
+    write_index_json(tmp_path / "e.index.json.gz", ids, items)
+    np.testing.assert_array_equal(published(str(tmp_path / "e.index.json.gz"), run.split, Job()).codes, ids.codes)
+    with pytest.raises(DataError, match=r"want a name that ends in \.json or \.json\.gz, such as e\.index\.json"):
+        write_index_json(tmp_path / "e.txt", ids, items)
+
+
+def test_minimum_cost_is_a_setting_of_semid():
+    module, config = configure("semid", {"collisions": "minimum_cost", "size": 8})
+    assert module.coder(config, world(), Job()).policy is minimum_cost
+
+
 def test_unknown_columns_and_items_without_codes_are_one_clear_message():
     data = world()
     with pytest.raises(DataError, match=r"codes=leter_sid: want a column of the items table \(did you mean 'letter_sid'\?\)"):
         published("leter_sid", data, Job())
-    with pytest.raises(DataError, match="column 'title': item 'item0': want a token like '<a_12>' at level 0, got 'I'"):
+    with pytest.raises(DataError, match="column 'title': item 'item0': want a list of tokens such as .* got 'Item number 0'"):
         published("title", data, Job())
     with pytest.raises(DataError, match="nowhere.index.json: cannot be read"):
         published("nowhere.index.json", data, Job())

@@ -16,7 +16,7 @@ from semid.data.letter import code_columns
 from semid.errors import ConfigError, DataError
 from semid.evaluation.code_report import render
 from semid.laboratory import Laboratory, check_way, compare_codes, default_ways, of_run, report, some_users
-from semid.recipes import cost, letter
+from semid.recipes import cost, letter, mmgrec
 from semid.run import train
 from semid.training.log import Log
 from semid.types import Split
@@ -138,14 +138,18 @@ def test_the_probe_s_users_are_whole_and_as_many_as_asked_for():
 
 
 @pytest.mark.parametrize(("way", "settings", "said"), [
-    ("sasrec", {}, "recipe 'sasrec' doesn't say how it makes codes, if it has any; want recipes such as semid:text_codes"),
+    ("sasrec", {}, "recipe 'sasrec' makes no codes from the catalogue alone, or none at all; want recipes such as semid:text_codes"),
+    ("parallel", {}, "its codes are sets of many digits, which the small generator that scores codes cannot write; semid:product"),
+    ("p5:collaborative", {"p5:collaborative": {"clusters": 1}}, "p5: want clusters of at least 2"),
+    ("cost", {"cost": {"tiger.size": 0}}, "setting tiger.size=0: want at least 1; default: 64"),
+    ("letter:two_level", {"letter:two_level": {"groups": 0, "tiger.size": 8}}, "want groups of two codes at least, got 0 groups"),
     ("semid:txt_codes", {}, "did you mean 'text_codes'"),
     ("semid", {"semid": {"sice": 8}}, "unknown setting 'sice' (did you mean 'size'?)"),
     ("semid", {"probe": {"epoch": 2}}, "unknown setting 'epoch' (did you mean 'epochs'?)"),
     ("semid", {"semid": {"size": 65}}, "want at least 65 items, one for each code of a codebook, got 64; choose size <= 64"),
     ("semid:text_codes", {"semid:text_codes": {"size": 63}}, "want at least 63 different vectors"),
     ("tiger", {"tiger": {"view": "image"}}, "no view 'image'"),
-    ("letter:two_level", {"letter:two_level": {"cf": "clip", "tiger.size": 8}}, "no view 'clip'"),
+    ("letter:two_level", {"letter:two_level": {"cf": "clip", "tiger.size": 8, "groups": 2}}, "no view 'clip'"),
     ("codes=leter_sid", {}, "want a column of the items table (did you mean 'letter_sid'?)"),
     ("codes=nowhere.index.json", {}, "nowhere.index.json: cannot be read"),
 ])
@@ -153,6 +157,50 @@ def test_bad_ways_are_one_clear_message(way: str, settings: dict, said: str, tmp
     with pytest.raises((ConfigError, DataError)) as refused:
         compare_codes([way], world(), out=tmp_path, settings=settings, device="cpu")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("bad", ["codes=leter_sid", "codes=nowhere.index.json"])
+def test_misspelt_published_codes_fail_before_anything_is_fitted(bad: str, tmp_path: Path):
+    records = []
+    with pytest.raises(DataError):
+        compare_codes(["semid:cf_codes", bad], world(), out=tmp_path, settings=SETTINGS, device="cpu",
+                      log=lambda *_: Log(view=records.append))
+    assert records == []
+
+
+def test_p5_and_mmgrec_are_measured_too(tmp_path: Path):
+    settings = {"mmgrec": {**dataclasses.asdict(mmgrec.smoke()), "graph_epochs": 2, "tokenizer_epochs": 5}, "probe": TINY}
+    ways = compare_codes(["p5:sequential", "mmgrec"], world(), out=tmp_path, settings=settings, device="cpu").ways
+    assert [way.measured.churn is None for way in ways] == [True, False]  # P5's names are given anew each time
+    assert all(way.ids.num_distinct == 64 for way in ways)
+
+
+def test_an_earlier_catalogue_that_is_too_small_for_a_tokenizer_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    records = []
+    monkeypatch.setattr("semid.laboratory.earlier", lambda split, share: (walk(users=40, items=40), np.arange(40)))
+    measured = compare_codes(["semid:text_codes"], world(), out=tmp_path, settings={"semid:text_codes": {"size": 60}, "probe": TINY},
+                             device="cpu", log=lambda *_: Log(view=records.append)).ways[0].measured
+    assert measured.churn is None
+    assert any("no refit on the earlier catalogue of 40 items: tokenizer: want at least 60 items" in record.get("note", "")
+               for record in records)
+
+
+def test_published_codes_that_changed_in_their_file_are_measured_anew(tmp_path: Path):
+    file, data = tmp_path / "X.index.json", world()
+    names = data.catalog.items.ids.tolist()
+    found = []
+    for turn in range(2):
+        tokens = {name: [f"<a_{(row * (1 + 2 * turn)) % 8}>", f"<b_{row // 8}>"] for row, name in enumerate(names)}
+        file.write_text(json.dumps(tokens))
+        found.append(compare_codes([f"codes={file}"], data, out=tmp_path / "out", settings={"probe": TINY}, device="cpu").ways[0])
+    assert not np.array_equal(found[0].ids.codes, found[1].ids.codes)
+
+
+def test_policies_that_always_add_a_level_are_not_taken_for_full_prefixes(tmp_path: Path):
+    settings = {"tiger": {"size": 8, "levels": 2, "tokenizer_steps": 5}, "probe": TINY}
+    found = compare_codes(["tiger"], world(), out=tmp_path, settings=settings, device="cpu")
+    assert found.ways[0].measured.collisions["added_levels"] == 1
+    assert not any("needed one more level" in sentence or "a free one nearby" in sentence for sentence in found.advice)
 
 
 def test_constant_vectors_are_one_clear_message(tmp_path: Path):

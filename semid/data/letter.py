@@ -79,25 +79,32 @@ def read_index_json(path: str | Path, items: IdMap, sizes: Sequence[int] | None 
     return codes_of_tokens([index[item] for item in items.ids.tolist()], items, str(path), sizes)
 
 
+PUBLISHED_FILES = (".json", ".json.gz")
 LARGEST = 1 << 20
 """Codes of a level that tables are made for."""
 
 
 def write_index_json(path: Path, ids: SemanticIds, items: IdMap) -> None:
-    """Write {item id: ["<a_1>", "<b_2>", ...]} as `read_index_json` reads it; padding is left out. Atomic.
+    """Write {item id: ["<a_1>", "<b_2>", ...]} as `read_index_json` reads it; padding is left out. Atomic; packed where the name ends
+    in .gz.
 
-    Raises `DataError` for more levels than the alphabet has letters.
+    Raises `DataError` for more levels than the alphabet has letters, and for a name that would not be read as such a file.
     """
     from semid.files import write_atomically
+
+    if not path.name.endswith(PUBLISHED_FILES):
+        raise DataError(f"{path}: want a name that ends in {' or '.join(PUBLISHED_FILES)}, such as {path.stem}.index.json, by which the "
+                        "codes are known when they are read again")
 
     if ids.levels > len(ascii_lowercase):
         raise DataError(f"{path}: want at most {len(ascii_lowercase)} levels, a letter each, got {ids.levels}; "
                         "this layout has no name for the others")
     index = {str(item): [f"<{letter}_{code}>" for letter, code in zip(ascii_lowercase, row, strict=False) if code >= 0]
              for item, row in zip(items.ids.tolist(), ids.codes.tolist(), strict=True)}
+    text = (json.dumps(index, ensure_ascii=False, indent=0) + "\n").encode()
+    packed = gzip.compress(text, mtime=0) if path.name.endswith(".gz") else text
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(index, ensure_ascii=False, indent=0) + "\n",
-                                                                  encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_bytes(packed))
 
 
 def codes_of_tokens(tokens: Sequence[Sequence[str | int] | None], items: IdMap, source: str,
@@ -110,11 +117,14 @@ def codes_of_tokens(tokens: Sequence[Sequence[str | int] | None], items: IdMap, 
     >>> codes_of_tokens([["<a_3>", "<b_0>"]], IdMap(["x"]), "example").codes.tolist()
     [[3, 0]]
     """
+    for item, row in enumerate(tokens):
+        if not isinstance(row, list | tuple | None):
+            raise DataError(f"{source}: item {items.ids[item]!r}: want a list of tokens such as ['<a_3>', '<b_17>'], got {row!r}")
     levels = max((len(row) for row in tokens if row), default=0)
     codes = np.full((len(tokens), levels), -1, dtype=np.int32)
     for item, row in enumerate(tokens):
         for level, token in enumerate(row or ()):
-            if isinstance(token, int) and token >= 0:
+            if isinstance(token, int) and not isinstance(token, bool) and token >= 0:
                 codes[item, level] = _within(token, items.ids[item], source)
                 continue
             match = _TOKEN.fullmatch(str(token))

@@ -111,7 +111,7 @@ def _twins(ways: Sequence[Measured], ground: Ground) -> str | None:
 
 def _collisions(ways: Sequence[Measured], ground: Ground) -> str | None:
     many = [(way.name, way.collisions["colliding_share_before"]) for way in ways
-            if way.collisions and way.collisions["colliding_share_before"] > MANY_COLLIDE]
+            if way.collisions and way.collisions["moved"] and way.collisions["colliding_share_before"] > MANY_COLLIDE]
     if not many:
         return None
     return (f"Before they were told apart, many items shared all their codes under {_listed(f'{n} ({percent(s)})' for n, s in many)}: "
@@ -119,7 +119,8 @@ def _collisions(ways: Sequence[Measured], ground: Ground) -> str | None:
 
 
 def _overflow(ways: Sequence[Measured], ground: Ground) -> str | None:
-    crowded = [way.name for way in ways if way.collisions and way.collisions["added_levels"]]
+    # a policy that always adds a level moves nobody
+    crowded = [way.name for way in ways if way.collisions and way.collisions["added_levels"] and way.collisions["moved"]]
     if not crowded:
         return None
     return (f"{_listed(crowded)} needed one more level to tell items apart, as more of them share a prefix than there are last codes; "

@@ -15,6 +15,13 @@ from semid.nn.loop import loop
 from semid.nn.quantize import squared_distances
 
 
+def check_bounds(count: int, size: int, low: int, high: int) -> None:
+    """Raise `DataError` unless `size` clusters of low to high points can hold `count` points."""
+    if not size * low <= count <= size * high or low < 0:
+        raise DataError(f"balanced k-means: want {size} clusters of {low} to {high} points to hold all {count:,}, but they hold "
+                        f"{size * max(low, 0):,} to {size * high:,}; choose bounds around {count / size:.1f}, or fewer clusters")
+
+
 def balanced_kmeans(points: Tensor, size: int, *, low: int, high: int, iterations: int = 10,
                     generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return (centroids float32 [K, D], cluster int64 [N]) of points float32 [N, D]; each cluster has low..high points.
@@ -25,9 +32,7 @@ def balanced_kmeans(points: Tensor, size: int, *, low: int, high: int, iteration
 
     Source: Bradley, Bennett and Demiriz 2000, Constrained k-means clustering (there with a lower bound alone).
     """
-    if not size * low <= len(points) <= size * high or low < 0:
-        raise DataError(f"balanced k-means: want {size} clusters of {low} to {high} points to hold all {len(points):,}, but they hold "
-                        f"{size * max(low, 0):,} to {size * high:,}; choose bounds around {len(points) / size:.1f}, or fewer clusters")
+    check_bounds(len(points), size, low, high)
     centroids = kmeans(points, size, generator=generator)
     cluster = torch.full((len(points),), -1)
     for _ in range(iterations):

@@ -3,7 +3,8 @@
 Source: Zhu et al., "CoST: Contrastive Quantization based Semantic Tokenization for Generative Recommendation", RecSys 2024, arXiv
 2404.14774. Status: paper's shape and defaults; `cost:mse` is its plain RQ-VAE, `cost:both` its sum of both losses; `cost:causal` trains
 TIGER's generator on machines without a GPU; `cost:two_level` and its ablations put the codes under semid's own generator.
-Deviations: those of tiger and of `tokenizers.cost`; items with the same codes get TIGER's extra level (the paper says nothing),
+Deviations: those of tiger and of `tokenizers.cost`; 3,000 updates of the tokenizer, some 250 epochs of Amazon Beauty (the paper: 20 to
+100); items with the same codes get TIGER's extra level (the paper says nothing),
 under semid's generator the nearest free last codes, as semid's own do, so that the tokenizer alone differs.
 """
 

@@ -6,9 +6,9 @@ three) are its ablations; `letter:causal` trains TIGER's generator on machines w
 the codes under semid's own generator. The paper's second instantiation, on LC-Rec, is not here.
 Deviations: (1) the text encoder is the one at hand (the paper: LLaMA-7B), so the encoder begins at width 512 (the paper: 2048);
 (2) collaborative vectors of our own SASRec, trained on training rows only; (3) 3,000 updates of the tokenizer (the paper: 20,000
-epochs); (4) items that Sinkhorn's repair leaves together get other last codes (the paper leaves them); under semid's generator there is no
-repair: all that share their codes get the nearest free last codes, as semid's own do, so that the tokenizer alone differs; (5) those of
-tiger (1 to 4) and of `tokenizers.letter`.
+epochs), and learning rates that fall to a twentieth of their peak (its code: to 0); (4) items that Sinkhorn's repair leaves together get
+other last codes (the paper leaves them); under semid's generator there is no repair: all that share their codes get the nearest free last
+codes, as semid's own do, so that the tokenizer alone differs; (5) those of tiger (1 to 4) and of `tokenizers.letter`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from semid import generation
 from semid.coding import Coder, made_once
 from semid.collaborative import behaviour_vectors
+from semid.errors import DataError
 from semid.generation import generate, refuse_nested
 from semid.newcomers import Newcomers
 from semid.recipes.lightgcn import Config as LightGCNSettings
@@ -101,11 +102,16 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
 def coder(config: Config, data: Split, job: Job) -> Coder:
     shape = config.tiger
     catalog = with_content(data.catalog, shape.view, shape.text, job)
-    want_enough(catalog.view(shape.view), shape.size)  # before minutes go into the collaborative vectors
-    if config.alpha:
-        catalog = catalog.with_view(COLLABORATIVE, collaborative_vectors(config, data, job))
     loss = Letter(COLLABORATIVE, alpha=config.alpha, beta=config.beta, groups=config.groups, cluster_sizes=config.cluster_sizes,
                   group_sizes=config.group_sizes)
+    want_enough(catalog.view(shape.view), shape.size)  # before minutes go into the collaborative vectors
+    loss.check(len(catalog), shape.size)
+    if config.alpha:
+        vectors = collaborative_vectors(config, data, job)
+        if vectors.shape[1] != shape.latent:
+            raise DataError(f"letter: want vectors cf={config.cf} as wide as the latents, {shape.latent}, got {vectors.shape[1]}; "
+                            f"take others, or --set tiger.latent={vectors.shape[1]}")
+        catalog = catalog.with_view(COLLABORATIVE, vectors)
     tokenizer = RQVAE(shape.view, levels=shape.levels, size=shape.size, hidden=config.hidden, latent=shape.latent,
                       last_epsilon=config.last_epsilon, loss=loss, steps=shape.tokenizer_steps, log=job.log,
                       checkpoint=job.checkpoint("tokenizer"))

@@ -5,7 +5,8 @@ code. Status: paper's shape and defaults; `mmgrec:no_graph` codes content alone 
 `mmgrec:no_relation` has ordinary attention, `mmgrec:visual`, `mmgrec:acoustic` and `mmgrec:textual` see one modality.
 Deviations: (1) the graph's network is trained before the quantiser, as in the code (the paper: one module); (2) modalities enter centred,
 as unit rows; (3) the quantiser is ours (k-means start, codes that stay unused restart, a scaled input, the weights with the fewest
-collisions); (4) AdamW (the code: SGD with momentum .99) and early stopping on validation NDCG@10; (5) the target is never part of the
+collisions); (4) AdamW (the code: SGD with momentum .99), learning rate 2e-3 (the code: 1e-3), 20 beams (the code: 10) and
+early stopping on validation NDCG@10; (5) the target is never part of the
 history it is predicted from; (6) those of `generators.relational`; (7) decoding is constrained to the code tree, and reads the latest
 `max_history` items (the code: random ones).
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from semid.coding import coded, made_once
+from semid.coding import Coder, made_once
 from semid.data.pairs import PairBatches, SetBatches
 from semid.encoders.content import with_text_view
 from semid.encoders.multimodal_graph import MultimodalGraph
@@ -50,7 +51,8 @@ FUSED = "mmgrec"
 
 @dataclass(frozen=True)
 class Config:
-    """modalities: views of the catalogue, side by side; those that it has not are left out, but one it must have. hidden, width: of the
+    """modalities: views of the catalogue, side by side; those that it has not are left out, but one it must have. codes: published codes in
+    place of the tokenizer, a column of the items table or a file X.index.json. hidden, width: of the
     graph's two layers; is_graph: false leaves the neighbours out; negatives: items a training pair that the user has not;
     graph_batch_size: pairs; batch_size: targets of the generator; is_by_user: how they are drawn, see `SetBatches`. graph_epochs,
     tokenizer_epochs, epochs: of the three trainings, the last at most; look_every: epochs between looks at validation; patience: looks
@@ -58,6 +60,7 @@ class Config:
     """
 
     modalities: tuple[str, ...] = ("image", "audio", "text")
+    codes: str | None = None
     text: str = "auto"
     hidden: int = 128
     width: int = 64
@@ -97,7 +100,7 @@ def smoke() -> Config:
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
     user, item = fused(config, data, job)
-    ids = made_once(None, lambda: tokenize(config, item, data, job), data, job)
+    ids = made_once(config.codes, lambda: _coder(config, item, data, job).codes(data, job), data, job)
     generator = build(config, ids, item, user).to(job.device)
     recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), config.beams, job.device, config.max_history)
     batches = SetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, is_by_user=config.is_by_user,
@@ -131,14 +134,18 @@ def fused(config: Config, data: Split, job: Job) -> tuple[Tensor, Tensor]:
     return user.cpu(), item.cpu()
 
 
-def tokenize(config: Config, item: Tensor, data: Split, job: Job) -> SemanticIds:
+def coder(config: Config, data: Split, job: Job) -> Coder:
+    return _coder(config, fused(config, data, job)[1], data, job)
+
+
+def _coder(config: Config, item: Tensor, data: Split, job: Job) -> Coder:
     catalog = data.catalog.with_view(FUSED, item.numpy())
     batch_size = 1024
     steps = config.tokenizer_epochs * -(-len(catalog) // batch_size)
     tokenizer = RQVAE(FUSED, levels=config.levels, size=config.size, hidden=config.tokenizer_hidden, latent=config.latent,
                       steps=steps, batch_size=batch_size, optimization=replace(OPTIMIZATION, schedule="constant"), log=job.log,
-                      checkpoint=job.checkpoint("tokenizer")).fit(catalog, seed=job.seed)
-    return coded(tokenizer, catalog, popularity_rank, data, job)
+                      checkpoint=job.checkpoint("tokenizer"))
+    return Coder(tokenizer, catalog, popularity_rank)
 
 
 def build(config: Config, ids: SemanticIds, item: Tensor, user: Tensor) -> Relational:

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from semid.coding import made_once
-from semid.errors import DataError
+from semid.errors import ConfigError, DataError
 from semid.evaluation.beyond_accuracy import category_column
 from semid.generation import refuse_fusion
 from semid.recipes import semid
@@ -58,6 +58,9 @@ class Config:
 
     def __post_init__(self):
         refuse_fusion(self.two_level)
+        if self.clusters < 2 or self.leaf < 1 or self.words < 1:
+            raise ConfigError(f"p5: want clusters of at least 2, leaf and words of at least 1, got clusters={self.clusters}, "
+                              f"leaf={self.leaf}, words={self.words}")
 
 
 def smoke() -> Config:
@@ -66,21 +69,21 @@ def smoke() -> Config:
 
 def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     torch.manual_seed(job.seed)
-    ids = made_once(config.two_level.codes, lambda: tokenize(config, data, job), data, job)
+    ids = made_once(config.two_level.codes, lambda: _logged(names(config, data, job), job), data, job)
     catalog, views = data.catalog, ()
     if config.is_two_level:
         catalog, views = semid.with_views(config.two_level.text, config.two_level.cf_dim, data, job)
     return semid.generate(generator_settings(config), ids, catalog, views, data, job)
 
 
-def tokenize(config: Config, data: Split, job: Job) -> SemanticIds:
-    ids = indexed(config, data, job.seed)
+def _logged(ids: SemanticIds, job: Job) -> SemanticIds:
     job.log.write("tokenizer", health=health(ids))
     return ids
 
 
-def indexed(config: Config, data: Split, seed: int) -> SemanticIds:
+def names(config: Config, data: Split, job: Job) -> SemanticIds:
     """Return the codes of the index that `config` names. Raises `DataError` where the items lack what it is made of."""
+    seed = job.seed
     match config.index:
         case "random":
             return p5.random_index(len(data.catalog), seed=seed)

@@ -42,7 +42,7 @@ from semid.run import load as load_run
 from semid.scorers.item_knn import spectral_vectors
 from semid.scorers.popularity import RecentPopularity
 from semid.scorers.shares import Shares
-from semid.tokenizers.collisions import nearest_free_code, next_free
+from semid.tokenizers.collisions import minimum_cost, nearest_free_code, next_free
 from semid.tokenizers.product import Product
 from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.tokenizers.rqvae import RQVAE
@@ -89,7 +89,7 @@ class Config:
     tokenizer: residual k-means, TIGER's RQ-VAE, or product quantisation, whose digits are read as a path. code_views: which views the
     codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a column of the items table
     or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them.
-    tokenizer_steps: updates of RQ-VAE.
+    collisions: how items with equal codes get last codes of their own, see `tokenizers.collisions`. tokenizer_steps: updates of RQ-VAE.
     has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that reads codes alone, with
     id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
@@ -112,6 +112,7 @@ class Config:
     codes: str | None = None
     levels: int = 3
     size: int | None = None
+    collisions: Literal["next_free", "minimum_cost"] = "next_free"
     tokenizer_steps: int = 3000
     width: int = 128
     layers: int = 2
@@ -273,18 +274,19 @@ def coder(config: Config, data: Split, job: Job) -> Coder:
 def _coder(config: Config, catalog: Catalog, views: tuple[str, ...], job: Job) -> Coder:
     views = views_of_codes(views, config.code_views)
     size, levels = config.size or codebook_size(num_different(composed(catalog, views))), config.levels
+    policy = {"next_free": next_free, "minimum_cost": minimum_cost}[config.collisions]
     if config.tokenizer == "product":
-        return Coder(Product(views, digits=levels, size=size), catalog, path_of_digits)
+
+        def of_digits(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
+            """A set of digits, read in their order as a path down a tree: the generator writes one digit after another."""
+            return policy(replace(ids, order="sequence"), distances, popularity)
+
+        return Coder(Product(views, digits=levels, size=size), catalog, of_digits)
     if config.tokenizer == "rqvae":
         tokenizer = RQVAE(views, levels=levels, size=size, steps=config.tokenizer_steps, log=job.log,
                           checkpoint=job.checkpoint("tokenizer"))
-        return Coder(tokenizer, catalog, next_free)
-    return Coder(ResidualKMeans(views, levels=levels, size=size), catalog, next_free)
-
-
-def path_of_digits(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray) -> SemanticIds:
-    """`next_free` for a set of digits, read in their order as a path down a tree: the generator writes one digit after another."""
-    return next_free(replace(ids, order="sequence"), distances, popularity)
+        return Coder(tokenizer, catalog, policy)
+    return Coder(ResidualKMeans(views, levels=levels, size=size), catalog, policy)
 
 
 def codebook_size(count: int) -> int:

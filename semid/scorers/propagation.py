@@ -15,7 +15,7 @@ from semid.types import Batch
 
 
 class Network(Protocol):
-    """What `LightGCN`, `NGCF`, `AlphaRec` and `MultimodalSAGE` say. An `nn.Module`."""
+    """What `LightGCN`, `NGCF`, `AlphaRec` and `encoders.multimodal_graph.MultimodalGraph` say. An `nn.Module`."""
 
     graph: BipartiteGraph
 

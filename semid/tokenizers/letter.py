@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid.errors import ConfigError, DataError
-from semid.nn.balanced_kmeans import balanced_kmeans
+from semid.nn.balanced_kmeans import balanced_kmeans, check_bounds
 from semid.nn.losses import in_batch_contrast
 from semid.nn.quantize import residual_codes, straight_through
 from semid.nn.residual_quantizer import Quantized
 from semid.tokenizers.learning import VectorBatch
-from semid.tokenizers.rqvae import Autoencoder
+from semid.tokenizers.rqvae import SEEDING, Autoencoder
 from semid.types import Catalog, Loss
 
 Bounds = tuple[int, int] | None
@@ -52,12 +52,19 @@ class Letter:
         missing = [name for name, weight in (("CF", self.alpha), ("diversity", self.beta)) if not weight]
         return f"LETTER without {' and '.join(missing)}" if missing else "LETTER"
 
+    def check(self, count: int, size: int) -> None:
+        """Raise `ConfigError` or `DataError` for groups or bounds that `count` items and `size` codes a level cannot have."""
+        if self.beta and not 1 <= self.groups <= size // 2:
+            raise ConfigError(f"LETTER: want groups of two codes at least, got {self.groups} groups of {size} codes; "
+                              f"choose groups from 1 to {size // 2}, or beta 0")
+        if self.beta:
+            check_bounds(size, self.groups, *(self.group_sizes or group_bounds(size, self.groups)))
+        check_bounds(min(count, SEEDING), size, *(self.cluster_sizes or cluster_bounds(min(count, SEEDING), size)))
+
     def begin(self, model: Autoencoder, catalog: Catalog, vectors: Tensor, generator: torch.Generator) -> LetterLoss:
         """Start the codebooks at balanced k-means and read the collaborative vectors. Raises `DataError`, `ConfigError`."""
         levels, size, latent = model.quantizer.codebooks.shape
-        if self.beta and size < 2 * self.groups:
-            raise ConfigError(f"LETTER: want at least two codes a group, got {self.groups} groups of {size} codes; "
-                              f"choose groups <= {size // 2}, or beta 0")
+        self.check(len(vectors), size)
         cf = collaborative(catalog, self.cf, latent) if self.alpha else None
         model.initialise(vectors, lambda latents, levels, size: self._start(latents, levels, size, generator))
         return LetterLoss(self, cf, (levels, size), self.group_sizes or group_bounds(size, self.groups), len(vectors))

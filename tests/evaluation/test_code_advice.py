@@ -17,7 +17,7 @@ GROUND = Ground(items=1000, twins={"content": 0}, neighbours=10, category=None, 
 def way(name: str, mean: float = 0.04, *, p: float | None = None, seconds: float | None = 10.0, **changes) -> Measured:
     level = {"size": 16, "used": 16, "entropy": 2.7, "perplexity": 15.0, "largest_share": 0.1}
     calm = Measured(name, "test", seconds, 1000, [level, level], {"colliding_share_before": 0.01, "colliding_share_after": 0.0,
-                                                                 "added_levels": 0},
+                                                                 "added_levels": 0, "moved": 0},
                     {}, None, {}, [0.1, 0.01], [0.1, 0.1], {"least": 3, "median": 9.0, "full": 0.0},
                     Probe(mean, mean - 0.002, mean + 0.002, 30.0, p))
     return replace(calm, **changes)
@@ -73,8 +73,8 @@ def test_the_probe_follows_neighbours_only_where_their_ranks_agree_over_enough_w
 
 
 @pytest.mark.parametrize(("changes", "ground", "sentence"), [
-    ({"collisions": {"colliding_share_before": 0.3, "added_levels": 0}}, GROUND, "shared all their codes under a (30 %)"),
-    ({"collisions": {"colliding_share_before": 0.0, "added_levels": 1}}, GROUND, "a needed one more level to tell items apart"),
+    ({"collisions": {"colliding_share_before": 0.3, "added_levels": 0, "moved": 90}}, GROUND, "shared all their codes under a (30 %)"),
+    ({"collisions": {"colliding_share_before": 0.0, "added_levels": 1, "moved": 9}}, GROUND, "a needed one more level to tell items apart"),
     ({"levels": [{"size": 256, "perplexity": 40.0}]}, GROUND, "as unevenly as if only some of its codes were there: a (40 of 256)"),
     ({"head_room": {"least": 0, "median": 0.0, "full": 0.25}}, GROUND, "25 % of the items sit under a prefix without a free code"),
     ({"churn": [0.6, 0.8]}, GROUND, "a gives 60 % of the old items another first code"),

@@ -53,7 +53,7 @@ def test_under_the_whole_generator_the_same_names_come_with_content_and_ids(tmp_
     assert isinstance(recommender, CodeRecommender)
     assert recommender.generator.input.item is not None
     assert recommender.generator.input.content is not None
-    alone = p5.indexed(p5.Config(**{**settings, "index": "collaborative", "two_level": p5.smoke().two_level}), world, 0)
+    alone = p5.names(p5.Config(**{**settings, "index": "collaborative", "two_level": p5.smoke().two_level}), world, Job())
     np.testing.assert_array_equal(recommender.ids.codes, alone.codes)
     _, batch = next(case_batches(world, world.test))
     again = load(tmp_path / "run").recommender.recommend(batch, k=10).item
@@ -65,7 +65,7 @@ def test_items_without_categories_or_titles_say_what_to_give():
     bare = dataclasses.replace(world, catalog=Catalog(world.catalog.items, pa.table({"price": world.catalog.table["price"]})))
     for index, wanted in (("semantic", "column of categories"), ("title", "column title or name")):
         with pytest.raises(DataError, match=wanted):
-            p5.indexed(p5.Config(index=index), bare, 0)
+            p5.names(p5.Config(index=index), bare, Job())
 
 
 def test_categories_are_read_as_values_or_as_paths():
@@ -91,4 +91,4 @@ def test_the_index_is_made_of_training_rows_alone():
                                 source=dataclasses.replace(world.source, item=np.zeros_like(world.source.item)))
     for index in ("sequential", "collaborative"):
         config = p5.Config(index=index, leaf=20, clusters=4)
-        np.testing.assert_array_equal(p5.tokenize(config, blind, Job()).codes, p5.tokenize(config, world, Job()).codes)
+        np.testing.assert_array_equal(p5.names(config, blind, Job()).codes, p5.names(config, world, Job()).codes)

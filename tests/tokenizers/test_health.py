@@ -35,17 +35,6 @@ def test_a_level_with_one_code_has_no_entropy_and_says_so_without_a_minus():
     assert level["perplexity"] == 1
 
 
-def test_variance_within_prefixes_equals_numpy_and_falls_with_depth():
-    rng = np.random.default_rng(0)
-    vectors, codes = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 3, (60, 2))
-    levels = health(ids(codes, (3, 3)), vectors)["levels"]
-    for depth in (1, 2):
-        inside = sum(((part - part.mean(0)) ** 2).sum() for prefix in np.unique(codes[:, :depth], axis=0)
-                     if len(part := vectors[(codes[:, :depth] == prefix).all(1)]))
-        assert levels[depth - 1]["within"] == pytest.approx(inside / ((vectors - vectors.mean(0)) ** 2).sum(), rel=1e-4)
-    assert levels[1]["within"] < levels[0]["within"] < 1
-
-
 def test_padding_counts_as_no_code():
     report = health(ids([[0, -1], [1, 2]], (2, 4)))
     assert report["levels"][1]["used"] == 1

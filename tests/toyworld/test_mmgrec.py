@@ -18,7 +18,7 @@ CONFIG = replace(mmgrec.smoke(), size=4, graph_batch_size=64)
 
 def test_codes_are_unique_and_the_last_one_is_the_rank_by_popularity():
     world, config = blocks(), replace(CONFIG, size=2, levels=2, tokenizer_epochs=20)
-    ids = mmgrec.tokenize(config, torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), world, Job())
+    ids = mmgrec._coder(config, torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), world, Job()).codes(world, Job())
     assert ids.num_distinct == 40
     for group in np.unique(ids.codes[:, :-1], axis=0):
         rows = np.flatnonzero((ids.codes[:, :-1] == group).all(axis=1))
@@ -42,8 +42,8 @@ def test_with_the_graph_items_taken_together_share_codes_and_without_it_content_
         config, found = replace(CONFIG, is_graph=is_graph, graph_epochs=5), []
         for seed in range(3):
             torch.manual_seed(seed)
-            _, item = mmgrec.fused(config, world, Job(seed=seed))
-            found.append(shared(mmgrec.tokenize(config, item, world, Job(seed=seed)).codes))
+            job = Job(seed=seed)
+            found.append(shared(mmgrec.coder(config, world, job).codes(world, job).codes))
         overlap[is_graph] = np.mean(found)
     assert overlap[True] > 0.5
     assert overlap[True] > overlap[False] + 0.3
