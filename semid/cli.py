@@ -309,7 +309,7 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
 
 def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items = None,
               k: Annotated[int, arg(aliases=("-k",))] = 10, where: Annotated[str | None, arg(metavar="CONDITION")] = None,
-              exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto",
+              exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto", at: flags.Moment = None,
               engine: Literal["float", "int8"] = "float", json: bool = False) -> int:
     """Say what a user should see next: item ids, titles and scores, best first. Items added since training are among them.
 
@@ -323,6 +323,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
         where: condition over the columns of the items table, such as "category = 'x' and price < 20"
         exclude: item ids that are never shown
         seen: whether items of the history may come again; auto: only where users take items again
+        at: when it is asked, which some models read; the service asks now
         engine: int8 computes in 8 bits, and says how often its lists agree with those in full precision
         json: print JSON instead of tables
     """
@@ -333,8 +334,10 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     say = Voice(json)
     _want_one(user, history)
     opened = Engine.open(run, engine=engine)
-    past = _past(opened, user, history)
-    request = Request(past.item_ids, past.times, at=opened.snapshot.run.until, k=k, where=where, exclude=tuple(flags.listed(exclude)),
+    past, left_out = _past(opened, user, history), tuple(flags.listed(exclude))
+    for id_ in left_out:
+        opened.snapshot.catalog.items.row(id_, "item")  # a misspelt id would be shown
+    request = Request(past.item_ids, past.times, at=flags.moment(at, opened.snapshot.run.until), k=k, where=where, exclude=left_out,
                       seen=seen, user=user)
     [answer] = opened.recommend([request])
     if answer.error is not None:
@@ -345,7 +348,8 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     found = [{"item_id": item, "title": title, "score": score}
              for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
     shown = [{"item_id": item, "title": opened.item(item)["title"]} for item in past.item_ids]
-    say.show(*views.recommendations(found, "this history" if user is None else f"user {user}", [s["title"] for s in shown], k=k))
+    who = f"user {user}" if user is not None else "this history" if past.item_ids else "somebody new"
+    say.show(*views.recommendations(found, who, [s["title"] for s in shown], k=k))
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
     say.result({"user": user, "history": shown, "where": where, "recommendations": found})
@@ -397,7 +401,9 @@ def add(run: RunFolder, /, *, items: Annotated[str, arg(metavar="NEW")], item_id
     """
     from semid.serving.engine import Engine
 
-    done = Engine.open(run).add(items, item_id=item_id, views=flags.vectors(view))
+    opened = Engine.open(run)
+    Voice(json).about(Text("the run's text encoder is loaded and checked first; later items of one table take milliseconds", style="dim"))
+    done = opened.add(items, item_id=item_id, views=flags.vectors(view))
     return _tell_change(done, "added", json)
 
 

@@ -21,6 +21,7 @@ SettingsOfOne = Annotated[tuple[str, ...], arg(metavar="RECIPE.NAME=VALUE")]
 Device = Annotated[str, arg(metavar="auto|cpu|cuda")]
 Events = Annotated[str, arg(metavar="EVENTS|DIR")]
 Id = Annotated[str | None, arg(metavar="ID")]
+Moment = Annotated[str | None, arg(metavar="now|TIME", help_behavior_hint="(default: when the run's data end)")]
 Items = Annotated[str | None, arg(metavar="ITEM,ITEM,...")]
 
 
@@ -54,8 +55,10 @@ class Reading:
     """file: the rows stand in the order of time already"""
     on_bad_rows: Literal["fail", "drop"] = "fail"
     """drop: leave bad rows out, and say so"""
-    duplicates: Literal["keep", "first", "last", "error"] = "keep"
-    """what to do with repeated (user, item) pairs"""
+    duplicates: Literal["keep", "exact", "first", "last", "error"] = "keep"
+    """what to do with repeated (user, item) pairs; exact: keep one of each user, item and time"""
+    unknown_items: Literal["keep", "drop"] = "keep"
+    """drop: leave out events of items that the items table doesn't hold, so that these are never recommended"""
     user_core: int = 0
     """users with fewer events leave (repeated with --item-core until none does)"""
     item_core: int = 0
@@ -70,7 +73,8 @@ class Reading:
         return read(events, self.items, user=self.user, item=self.item, time=self.time, position=self.position,
                     action=self.action, value=self.value, split=self.split_column, item_id=self.item_id,
                     text=self.text or None, views=vectors(self.view), order=self.order,
-                    on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, user_core=self.user_core,
+                    on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, unknown_items=self.unknown_items,
+                    user_core=self.user_core,
                     item_core=self.item_core, min_history=self.min_events)
 
 
@@ -169,3 +173,19 @@ def _pair(text: str, flag: str, shape: str) -> tuple[str, str]:
     if not name or not equals:
         raise ConfigError(f"{flag} {text!r}: want {shape}")
     return name, value
+
+
+def moment(text: str | None, otherwise: int | None) -> int | None:
+    """Return UTC seconds of `--at`: `otherwise` without it, None for now. Raises `ConfigError` for what is no time.
+
+    >>> moment("2026-11-30", None), moment("1796000000", None), moment("now", 5), moment(None, 5)
+    (1795996800, 1796000000, None, 5)
+    """
+    if text is None or text == "now":
+        return otherwise if text is None else None
+    from semid.serving.contract import utc_seconds
+
+    try:
+        return int(text) if text.removeprefix("-").isdigit() else utc_seconds(text)
+    except ValueError:
+        raise ConfigError(f"--at: want now, a time such as 2026-11-30 or 2026-11-30T10:00:00+01:00, or UTC seconds, got {text!r}") from None

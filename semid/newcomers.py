@@ -13,9 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Event, Lock
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from semid.encoders.content import text_encoder
 from semid.encoders.text import item_texts, text_fields
@@ -31,6 +34,33 @@ NEAREST = 10
 
 SAMPLE = 16
 """Old items that are encoded again, to see that it is the run's encoder."""
+
+
+@dataclass(frozen=True)
+class Near:
+    """The known items whose content is nearest to that of n others. item int64 [n, K]: rows; share float32 [n, K]: of the cosines that are
+    above 0, sum 1, or all 0 where nothing is near."""
+
+    item: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, content: Tensor, known: Tensor) -> Near:
+        """content float32 [n, F] of the others, known float32 [N, F]."""
+        length = known.norm(dim=1).clamp_min(1e-12)
+        found = [(F.normalize(rows, dim=1) @ known.T / length).topk(min(NEAREST, len(known)), dim=1) for rows in content.split(256)]
+        value, item = (torch.cat(parts) for parts in zip(*found, strict=True))
+        value = value.clamp_min(0)
+        return cls(item, value / value.sum(1, keepdim=True).clamp_min(1e-12))
+
+    def and_also(self, more: Near) -> Near:
+        return Near(torch.cat([self.item, more.item]), torch.cat([self.share, more.share]))
+
+    def expected(self, scores: Tensor) -> Tensor:
+        """Put the mean over what is near, float32 [B, N + n], in the place of the last n scores."""
+        item, share = self.item.to(scores.device), self.share.to(scores.device)
+        mean = sum(scores[:, column] * part for column, part in zip(item.T, share.T, strict=True))
+        return torch.cat([scores[:, : scores.shape[1] - len(item)], cast(Tensor, mean)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -127,13 +157,11 @@ class Newcomers:
         Nobody took them yet; zeros would put them among the items that nobody takes. Mean over the `NEAREST` by the cosine of text
         [n, T], weighted by it, unit length; zero where nothing is near.
         """
-        [(name, width)] = self.behaviour.items()
+        [name] = self.behaviour
         known, past = torch.from_numpy(content[:, : self.content_width]), torch.from_numpy(content[:, self.content_width :])
-        mean = torch.zeros(len(text), width)
-        for row, vector in enumerate(torch.from_numpy(text)):
-            near, item = (known @ vector).topk(min(NEAREST, len(known)))
-            mean[row] = near.clamp_min(0) @ past[item]
-        return name, torch.nn.functional.normalize(mean, dim=1).numpy()
+        near = Near.of(torch.from_numpy(text), known)
+        mean = torch.einsum("nk,nkw->nw", near.share, past[near.item])
+        return name, F.normalize(mean, dim=1).numpy()
 
     def _check_encoder(self, ids: SemanticIds) -> None:
         """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""

@@ -22,7 +22,8 @@ FOLDER = Path(__file__).parent / "recipes"
 @dataclass(frozen=True)
 class RecipeCard:
     """doc: the module's docstring; summary: its first line; source, status: from its lines `Source: ... Status: ...`;
-    settings: {name: (type, default)} as written in `Config`; variants: {name: {setting: value}}, as written too."""
+    settings: {name: (type, default)} as written in `Config`; meaning: the docstring of `Config`; variants: {name: {setting: value}}, as
+    written too."""
 
     name: str
     summary: str
@@ -31,6 +32,7 @@ class RecipeCard:
     doc: str
     settings: dict[str, tuple[str, str]]
     variants: dict[str, dict[str, str]]
+    meaning: str = ""
 
 
 def recipe_names() -> list[str]:
@@ -46,14 +48,16 @@ def recipe_card(name: str) -> RecipeCard:
     doc = ast.get_docstring(tree) or ""
     settings: dict[str, tuple[str, str]] = {}
     variants: dict[str, dict[str, str]] = {}
+    meaning = ""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "Config":
+            meaning = ast.get_docstring(node) or ""
             settings = {ast.unparse(field.target): (ast.unparse(field.annotation), _source(field.value))
                         for field in node.body if isinstance(field, ast.AnnAssign)}
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "VARIANTS" and isinstance(node.value, ast.Dict):
             variants = dict(_entries(node.value))
     status = re.split(r";|\. ", _said(doc, "Status"))[0]
-    return RecipeCard(name, doc.split("\n")[0], _said(doc, "Source"), status, doc, settings, variants)
+    return RecipeCard(name, doc.split("\n")[0], _said(doc, "Source"), status, doc, settings, variants, meaning)
 
 
 def with_values(card: RecipeCard) -> RecipeCard:

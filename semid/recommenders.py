@@ -26,6 +26,7 @@ from semid.decoding.ranking import mask_items, top_items
 from semid.errors import RunError
 from semid.files import write_atomically, write_json
 from semid.generators.parallel import Parallel
+from semid.newcomers import Near
 from semid.protocols import Scorer
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.popularity import RecentPopularity
@@ -209,13 +210,14 @@ class Fusion:
     scorers: by name. weights: the generator's, then one a scorer, of a request within a day of the last event. later: the same of one that
     comes later, when people go on with something else; None = as ever. p of a scorer is the row's scores divided by their sum (they must
     be >= 0), plus 1e-6 so that an item the scorer doesn't know stays comparable. Candidates: the beams of the generator and as many of
-    each scorer's best; each gets all exact scores.
+    each scorer's best; each gets all exact scores. near: of items that came after training, see `with_items`.
     """
 
     first: CodeRecommender
     scorers: dict[str, ItemRecommender]
     weights: tuple[float, ...]
     later: tuple[float, ...] | None = None
+    near: Near | None = None
 
     @torch.no_grad()
     def candidates(self, histories: Batch, *, allowed: np.ndarray | None, seen: str, depth: int,
@@ -230,7 +232,7 @@ class Fusion:
         is_listed[:, pad] = True
         scored, others = [], []
         for scorer in self.scorers.values():
-            scores = scorer.score(histories).to(device)
+            scores = self._scores(scorer, histories).to(device)
             scored.append(scores)
             known = top_items(mask_items(scores, allowed, hidden), depth)[1]
             others.append(known.masked_fill(is_listed.gather(1, known.remainder(pad + 1)), -1))
@@ -244,7 +246,7 @@ class Fusion:
     @torch.no_grad()
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the pooled scores of items int64 [B, C] (-1 pads give -inf)."""
-        shares = [_log_share(scorer.score(histories).to(items.device), items) for scorer in self.scorers.values()]
+        shares = [_log_share(self._scores(scorer, histories).to(items.device), items) for scorer in self.scorers.values()]
         parts = [self.first.score_items(histories, items), *shares]
         return pool(parts, self.weights_of(histories).to(items.device)).masked_fill(items < 0, -torch.inf)
 
@@ -254,10 +256,22 @@ class Fusion:
         return torch.where(is_later(histories).cpu()[:, None], later, same)
 
     def with_items(self, codes: np.ndarray, content: np.ndarray) -> Fusion:
-        """As `CodeRecommender.with_items`; the scorers, each with a `with_items` of its own, know nothing of the new items."""
+        """As `CodeRecommender.with_items`. The scorers know nothing of the new items, which therefore score what the known items do whose
+        content is nearest, on average: nobody could take them yet, and that would count against them for ever. Where the generator reads
+        no content they stay at nothing."""
         grown = {name: replace(part, scorer=cast("ItemKNN | RecentPopularity | Shares", part.scorer).with_items(len(codes)))
                  for name, part in self.scorers.items()}
-        return replace(self, first=self.first.with_items(codes, content), scorers=grown)
+        own, near = self.first.generator.input.content, None
+        if own is not None:
+            known = own[: len(own) - (0 if self.near is None else len(self.near.item))]
+            near = Near.of(torch.from_numpy(content), known.cpu())
+            near = near if self.near is None else self.near.and_also(near)
+        return replace(self, first=self.first.with_items(codes, content), scorers=grown, near=near)
+
+    def _scores(self, scorer: ItemRecommender, histories: Batch) -> Tensor:
+        """Return float32 [B, N]: a scorer's scores, those of items that came after training by what is near them."""
+        scores = scorer.score(histories)
+        return scores if self.near is None else self.near.expected(scores)
 
     def recommend(self, histories: Batch, *, k: int, allowed: np.ndarray | None = None, seen: str = "keep",
                   constraint: Constraint | None = None) -> Recommendations:

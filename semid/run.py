@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from semid.types import Catalog, IdMap, Interactions, Protocol, Recommendations,
 
 if TYPE_CHECKING:
     from semid.evaluation.evaluate import Evaluation
+    from semid.serving.engine import Engine
 
 FORMAT = 1
 """Version of the folder's layout; a newer one is refused."""
@@ -110,12 +111,15 @@ class Run:
         """Return up to k {"item_id", "title", "score"}, best first, for a known user or any history of item ids (oldest first).
 
         where: a condition over catalogue columns; exclude: item ids never shown. No model learns from a history without events, so an
-        empty one gets the most popular items, with their training events as scores.
+        empty one gets the most popular items, with their training events as scores. Items that were added to the run, changed or removed
+        (`semid add` and so on) until it first answers count; all else of a run is as it was trained.
         """
         if (user is None) == (history is None):
             raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
         if not 1 <= k <= 10_000:
             raise ConfigError(f"recommend: want k in [1, 10000], got {k}")
+        if self._changed is not None:
+            return self._changed_answer(user, history, k=k, where=where, exclude=exclude, seen=seen)
         items = self.catalog.items
         rows = self.history(str(user)) if user is not None else np.array([items.row(i, "item") for i in history or []], np.int64)
         times = users = None
@@ -127,6 +131,29 @@ class Run:
         answer = run.recommend_rows([rows], times=times, users=users, k=k, allowed=self.allowed(where, exclude), seen=seen)
         return [{"item_id": str(items.ids[item]), "title": self.catalog.titles[item], "score": float(score)}
                 for item, score in zip(answer.item[0], answer.score[0], strict=True) if item >= 0]
+
+    @cached_property
+    def _changed(self) -> Engine | None:
+        """What answers where the catalogue was changed after training; None where it wasn't."""
+        from semid.serving.engine import Engine
+        from semid.serving.journal import Journal
+
+        return Engine(self) if self.folder is not None and Journal(self.folder).folder.is_dir() else None
+
+    def _changed_answer(self, user: str | None, history: Sequence[str] | None, *, k: int, where: str | None, exclude: Sequence[str],
+                        seen: str) -> list[dict]:
+        from semid.serving.contract import History, Request
+
+        assert self._changed is not None
+        for id_ in exclude:
+            self._changed.snapshot.catalog.items.row(id_, "item")
+        past = History(tuple(history or ()), None) if user is None else self._changed.history(str(user))
+        [answer] = self._changed.recommend([Request(past.item_ids, past.times, at=self.until, k=k, where=where, exclude=tuple(exclude),
+                                                    seen=cast("Any", seen), user=user)])
+        if answer.error is not None:
+            raise answer.error
+        return [{"item_id": item, "title": title, "score": score}
+                for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
 
     def recommend_rows(self, histories: Sequence[np.ndarray], *, times: Sequence[np.ndarray] | None = None,
                        users: np.ndarray | None = None, k: int, allowed: np.ndarray | None = None, seen: str = "auto") -> Recommendations:

@@ -102,8 +102,7 @@ def evaluation(systems: Mapping[str, Mapping[str, Evaluation]]) -> Parts:
         e = evaluations["keep"]
         beside = [f"{kind} {number(e.metrics[f'{kind}@{e.k}'].mean)}" for kind in BESIDE]
         out.append(Text(f"\n{name}, lists of {e.k}: {', '.join(beside)}; {number(1000 * e.seconds_per_case)} ms a case"))
-        if e.sid_level:
-            shown = ", ".join(f"{metric} {fraction(mean)}" for metric, mean in e.sid_level.items() if metric in SHOWN)
+        if shown := ", ".join(f"{metric} {fraction(mean)}" for metric, mean in e.sid_level.items() if metric in SHOWN):
             out.append(Text(f"some items share their score; counted as hits at the best place of the tie it would be {shown}"))
     return out
 
@@ -164,13 +163,13 @@ def short(count: int) -> str:
 
 def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *, k: int | None = None) -> Parts:
     """A ranked list under the last titles of the history."""
-    after = f"after {len(history):,} item{'s' if len(history) != 1 else ''}" if history else "who has no history"
+    whose = f"{who}, after {len(history):,} item{'s' if len(history) != 1 else ''}" if history else f"{who}, without a history"
     last = f", the last: {' | '.join(history[-4:])}" if history else ""
     table = grid("", "item", "title", "score")
     for rank, item in enumerate(answer, 1):
         table.add_row(str(rank), of_data(item["item_id"]), of_data(item["title"]), f"{item['score']:.4f}")
     few = [Text(f"{len(answer)} items are left to recommend, {k} were asked for", style="dim")] if k and len(answer) < k else []
-    return [Text.assemble((clean(f"For {who}, {after}"), "bold"), clean(f"{last}\n")), table, *few]
+    return [Text.assemble((clean(f"For {whose}"), "bold"), clean(f"{last}\n")), table, *few]
 
 
 def explanation(found: Explanation) -> Parts:
@@ -278,7 +277,7 @@ def recipe(card: RecipeCard, numbers: Sequence[dict]) -> Parts:
     for name, changes in card.variants.items():
         variants.add_row(Text(f"{card.name}:{name}"), Text(", ".join(f"{k} = {v}" for k, v in changes.items())))
     out: Parts = [Text(card.name, style="bold cyan"), Text(f"{card.doc}\n")]
-    out += [settings, ""] if card.settings else []
+    out += [settings, "", *([Text(f"{card.meaning}\n")] if card.meaning else [])] if card.settings else []
     out += [variants, ""] if card.variants else []
     if numbers:
         table = grid("measured: test, seen kept", "data", "protocol", "seeds", "recall@10", "ndcg@10", left=3)

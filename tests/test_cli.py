@@ -237,7 +237,7 @@ def test_recommend_prints_ids_titles_and_scores(run: Path, capsys: pytest.Captur
     assert found["recommendations"][0].keys() == {"item_id", "title", "score"}
     assert cli.main(["recommend", str(run), "--history", "", "-k", "100", "--where", "price < 2"]) == 0
     out = capsys.readouterr().out
-    assert "who has no history" in out
+    assert "For somebody new, without a history" in out
     assert "4 items are left to recommend, 100 were asked for" in out
 
 

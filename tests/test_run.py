@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import shutil
@@ -9,15 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import semid
 from semid import comparison
 from semid.data.read import Dataset
 from semid.errors import ConfigError, DataError, RunError, UnknownId
+from semid.recipes import semid as semid_recipe
 from semid.run import Run, load, train, write_manifest
+from semid.serving.contract import Request
+from semid.serving.engine import Engine
 from semid.training.log import Log
 from semid.types import Protocol
+from tests.toyworld.world import walk
 
 ONE = {"decay": [0.5], "backward": [0.5], "norm": [0.5]}
 """Item-kNN without a search."""
@@ -335,3 +341,24 @@ def test_too_little_memory_while_measuring_is_explained_as_well(original: Run, m
     monkeypatch.setattr("semid.evaluation.evaluate.evaluate", full)
     with pytest.raises(ConfigError, match=r"memory is not enough.*lower one of: .*; or take --device cpu"):
         original.evaluate("valid")
+
+
+def test_a_run_answers_with_the_changes_of_its_items(tmp_path: Path):
+    """As the command line and the service do: what was removed is gone, what was added can be shown."""
+    world = walk(users=60)
+    settings = {**dataclasses.asdict(semid_recipe.smoke()), "epochs": 1, "text": "auto"}
+    run = train("semid", world, out=tmp_path / "run", settings=settings)
+    history = world.catalog.items.ids[:3].tolist()
+    before = [row["item_id"] for row in load(tmp_path / "run").recommend(history=history, k=64)]
+    engine = Engine.open(tmp_path / "run")
+    engine.remove([before[0]])
+    engine.add(pa.table({"item_id": ["new"], "title": ["Item number 7"], "price": [1.0]}), views={"text": world.catalog.view("text")[[7]]})
+    changed = load(tmp_path / "run")
+    after = [row["item_id"] for row in changed.recommend(history=history, k=64)]
+    assert set(after) == set(before) - {before[0]} | {"new"}
+    asked = engine.recommend([Request(tuple(history), k=64)])[0]
+    assert after == list(asked.item_ids)
+    assert [row["item_id"] for row in changed.recommend(history=["new"], k=1, where="title = 'Item number 7'")]
+    with pytest.raises(UnknownId, match="nowhere"):
+        changed.recommend(history=history, exclude=["nowhere"])
+    assert len(run.recommend(user="user3", k=5)) == 5  # opened before: it answers for the first time now

@@ -19,11 +19,30 @@ def first_of_pair(arrays: Arrays, *, last: bool = False) -> np.ndarray:
     return mask[::-1] if last else mask
 
 
-def drop_duplicates(arrays: Arrays, keep: Literal["first", "last"]) -> Step:
-    """Keep one event of each (user, item) pair, in place."""
+def drop_duplicates(arrays: Arrays, keep: Literal["exact", "first", "last"]) -> Step:
+    """Keep one event of each (user, item) pair, or (exact) of each user, item and time, in place."""
     before = len(arrays.user)
+    if keep == "exact":
+        time = np.arange(before) if arrays.time is None else arrays.time  # an order alone: no two are alike
+        order = np.lexsort((time, arrays.item, arrays.user))
+        again = np.ones(before, dtype=bool)
+        again[:1] = False
+        for column in (arrays.user, arrays.item, time):
+            again[1:] &= column[order][1:] == column[order][:-1]
+        stay = np.ones(before, dtype=bool)
+        stay[order[again]] = False
+        arrays.take(stay)
+        return Step("events", "duplicates", before, len(arrays.user), "one event of each user, item and time kept")
     arrays.take(first_of_pair(arrays, last=keep == "last"))
     return Step("events", "duplicates", before, len(arrays.user), f"the {keep} event of each user and item kept")
+
+
+def drop_unknown_items(arrays: Arrays, num_known: int, name: str) -> Step:
+    """Drop events of items behind the first `num_known`, which the items table `name` holds, and those items, in place."""
+    before = len(arrays.user)
+    arrays.take(arrays.item < num_known)
+    arrays.item_ids = arrays.item_ids[:num_known]
+    return Step("events", "unknown items", before, len(arrays.user), f"items that {name} doesn't hold left out")
 
 
 def keep_core(arrays: Arrays, user_core: int, item_core: int) -> tuple[Step, np.ndarray]:

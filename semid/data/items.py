@@ -44,7 +44,7 @@ def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: st
     id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], where, notes)
     broken = f", {quoted(source.broken)}" if source.broken else ""
     ids = connection.sql(f"SELECT {id_} AS id{broken} FROM {staged.relation}").to_arrow_table()
-    typed = ", ".join(_typed(connection, source, staged.relation))
+    typed = ", ".join(_typed(connection, source, staged.relation, notes))
     table = connection.sql(f"SELECT {typed} FROM {staged.relation}").to_arrow_table()
     values = ids.column(0).to_pylist()
     unparsed = ids.column(1).to_pylist() if source.broken else [None] * len(values)
@@ -66,20 +66,37 @@ def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: st
                  staged.num_rows + len(staged.bad), bad, tuple(notes))
 
 
-def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str) -> list[str]:
-    """Columns of a text file as the type that every value of them has: integers, numbers, else text ("007" stays text).
-    Categories of a data frame become text."""
+NUMBER = "TRY_CAST({0} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({0}, '^-?0[0-9]')"
+COMMA = "replace({0}, ',', '.')"
+TYPES = (
+    ("BIGINT", "CAST(TRY_CAST({0} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM {0}", "{0}"),
+    ("DOUBLE", NUMBER, "{0}"),
+    ("BOOLEAN", "lower({0}) IN ('true', 'false')", "{0}"),
+    # 1,234 may be a thousand and more: where every comma stands before three digits, the column stays text
+    ("DOUBLE", "regexp_matches({0}, '^-?[0-9]+(,[0-9]+)?$') AND " + NUMBER.format(COMMA), COMMA))
+"""What a column of a text file may be when all its values say so, the first that fits: (type, test, what is read as it)."""
+
+
+def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str, notes: list[str]) -> list[str]:
+    """Columns of a text file as the type that every value of them has: integers, numbers, true and false, numbers with decimal commas, else
+    text ("007" stays text). Categories of a data frame become text."""
     texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv"]
-    types = {name: "VARCHAR" for name, type_ in source.columns.items() if type_.startswith("ENUM")}
-    tests = ", ".join(f"bool_and(CAST(TRY_CAST({quoted(n)} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM {quoted(n)}) "
-                      f"FILTER ({quoted(n)} IS NOT NULL), "
-                      f"bool_and(TRY_CAST({quoted(n)} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({quoted(n)}, '^-?0[0-9]')) "
-                      f"FILTER ({quoted(n)} IS NOT NULL)" for n in texts)
+    chosen = {name: f"CAST({quoted(name)} AS VARCHAR)" for name, type_ in source.columns.items() if type_.startswith("ENUM")}
     if texts:
-        found = connection.execute(f"SELECT {tests} FROM {relation}").fetchall()[0]
-        types |= {name: "BIGINT" if found[2 * k] else "DOUBLE" for k, name in enumerate(texts) if any(found[2 * k:2 * k + 2])}
-    return [f"CAST({quoted(name)} AS {types[name]}) AS {quoted(name)}" if name in types else quoted(name)
-            for name in source.columns]
+        tests = [f"bool_and({test.format(quoted(name))}) FILTER ({quoted(name)} IS NOT NULL)" for name in texts for _, test, _ in TYPES]
+        has_decimals = [f"bool_or(regexp_matches({quoted(name)}, ',([0-9]{{1,2}}|[0-9]{{4,}})$'))" for name in texts]
+        found = connection.execute(f"SELECT {', '.join(tests + has_decimals)} FROM {relation}").fetchall()[0]
+        for place, name in enumerate(texts):
+            fits = list(found[place * len(TYPES) : (place + 1) * len(TYPES)])
+            fits[-1] = fits[-1] and found[len(tests) + place]
+            first = next((number for number, fit in enumerate(fits) if fit), None)
+            if first is None:
+                continue
+            type_, _, read = TYPES[first]
+            chosen[name] = f"CAST({read.format(quoted(name))} AS {type_})"
+            if read == COMMA:
+                notes.append(f"{source.name}: column {name!r}: decimal commas are read as numbers")
+    return [f"{chosen[name]} AS {quoted(name)}" if name in chosen else quoted(name) for name in source.columns]
 
 
 def attributes(items: Items | None, ids: np.ndarray, id_column: str) -> pa.Table:

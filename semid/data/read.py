@@ -59,7 +59,8 @@ def read(
     views: Mapping[str, str | Path | np.ndarray] | None = None,
     order: Literal["time", "file"] = "time",
     on_bad_rows: Literal["fail", "drop"] = "fail",
-    duplicates: Literal["keep", "first", "last", "error"] = "keep",
+    duplicates: Literal["keep", "exact", "first", "last", "error"] = "keep",
+    unknown_items: Literal["keep", "drop"] = "keep",
     user_core: int = 0,
     item_core: int = 0,
     min_history: int = 0,
@@ -73,7 +74,9 @@ def read(
     item_id: the id column of items; text: its columns that an encoder should read (None: all strings that are no ids).
     views: {name: .npy file or array [rows of items, D]}.
     order: "file" takes the order of the source, for logs without times.
-    duplicates: repeated (user, item) pairs: kept, only the first or the last event of each kept, or an error.
+    duplicates: repeated (user, item) pairs: kept, only the first or the last event of each kept, or an error; exact: one event is kept of
+        those of one user, item and time.
+    unknown_items: events of items that the items table doesn't hold: kept, their items without attributes, or left out.
     user_core, item_core: iterated k-core, users and items with fewer events leave, items the catalogue too;
     min_history: users with fewer events leave, once, after that.
 
@@ -83,7 +86,8 @@ def read(
     """
     _want_one_of("order", order, ("time", "file"))
     _want_one_of("on_bad_rows", on_bad_rows, ("fail", "drop"))
-    _want_one_of("duplicates", duplicates, ("keep", "first", "last", "error"))
+    _want_one_of("duplicates", duplicates, ("keep", "exact", "first", "last", "error"))
+    _want_one_of("unknown_items", unknown_items, ("keep", "drop"))
     for name, number in (("user_core", user_core), ("item_core", item_core), ("min_history", min_history)):
         if number < 0:
             raise DataError(f"{name}: want 0 or more, got {number}")
@@ -114,12 +118,15 @@ def read(
         known = catalogue.ids if catalogue else np.empty(0, dtype=object)
         arrays = event_rows.fetch(connection, checked, known, in_file_order=in_file_order)
     if catalogue and arrays.item.min() >= len(known):
+        zeros = _same_but_zeros(arrays.item_ids[len(known):], known)
         raise DataError(f"{source.name}: none of its items is in {catalogue.name}: {arrays.item_ids[arrays.item[0]]!r} here, "
-                        f"{known[0]!r} there; name other columns with --item or --item-id")
+                        f"{known[0]!r} there; {zeros or 'name other columns with --item or --item-id'}")
 
     steps = [Step("events", "bad rows", rows_in, len(arrays.user), on_bad_rows)]
     if catalogue:
         steps.append(Step("items", "bad rows", catalogue.rows_in, len(catalogue.ids), on_bad_rows))
+        if unknown_items == "drop":
+            steps.append(filters.drop_unknown_items(arrays, len(known), catalogue.name))
     notes = [*item_columns.notes, *(catalogue.notes if catalogue else ()), *chosen.notes, *checked.notes]
     warnings: list[str] = []
     if duplicates == "error":
@@ -238,8 +245,11 @@ def _compare(interactions: Interactions, catalog: Catalog, num_known: int, name:
              warnings: list[str]) -> None:
     """Say which items only one of the two tables holds, and which have no text."""
     if len(catalog) > num_known:
-        warnings.append(f"{len(catalog) - num_known:,} items of the events are not in {name}, the first "
-                        f"{catalog.items.ids[num_known]!r}; kept with empty attributes")
+        unknown = catalog.items.ids[num_known:]
+        zeros = _same_but_zeros(unknown, catalog.items.ids[:num_known])
+        kept = "they are kept without attributes, and can be recommended; --unknown-items drop leaves them out"
+        warnings.append(f"{len(unknown):,} of the {int((interactions.counts > 0).sum()):,} items of the events are not in {name}, "
+                        f"the first {unknown[0]!r}; {zeros or kept}")
     idle = int((interactions.counts[:num_known] == 0).sum())
     if idle:
         notes.append(f"{name}: {idle:,} items have no event; they are kept and can be recommended")
@@ -249,6 +259,17 @@ def _compare(interactions: Interactions, catalog: Catalog, num_known: int, name:
     mute = sum(not any(row) for row in zip(*catalog.text.values()))
     if mute:
         warnings.append(f"{mute:,} items have no text; they are kept and can be recommended")
+
+
+def _same_but_zeros(unknown: np.ndarray, known: np.ndarray) -> str:
+    """Say so where many ids would be known without the zeros that they begin with; '' otherwise."""
+    plain = {str(id_).lstrip("0") for id_ in known}
+    alike = [id_ for id_ in unknown.tolist() if str(id_).lstrip("0") in plain]
+    if 2 * len(alike) <= len(unknown):
+        return ""
+    twin = next(id_ for id_ in known.tolist() if id_.lstrip("0") == alike[0].lstrip("0"))
+    return (f"ids of {len(alike):,} of them differ by leading zeros alone, {alike[0]!r} here and {twin!r} there: write them alike in both "
+            "tables")
 
 
 def fingerprint(interactions: Interactions, catalog: Catalog) -> str:

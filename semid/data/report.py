@@ -118,6 +118,8 @@ def fail_on(bad_rows: pa.Table, total: int, advice: str = DROP) -> None:
         return
     listed = [f"  {row['file']}:{row['line']}: {row['column']} = {_shown(row['value'])}: {row['reason']}"
               for row in bad_rows.slice(0, SHOWN).to_pylist()]
+    if any("unicode" in row["reason"].lower() for row in bad_rows.slice(0, SHOWN).to_pylist()):
+        advice = f"save the file as UTF-8: it seems to be in another encoding, such as Windows-1252; otherwise {advice}"
     more = [f"  ... and {total - len(listed):,} more"] if total > len(listed) else []
     raise DataError("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more, advice]))
 

@@ -143,6 +143,9 @@ def _reason(error: Exception) -> str:
 def _hint(catalog: Catalog, error: Exception) -> str:
     import pyarrow as pa
 
+    if "Cannot compare values of type" in str(error) or "Could not convert string" in str(error):
+        text = [field.name for field in catalog.table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        return f"; the columns with text are {listed(text)}: compare them with text in single quotes, or cast: CAST(x AS DOUBLE) < 20"
     lists = [field.name for field in catalog.table.schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
     if ("[]" not in str(error) and "list" not in str(error).lower()) or not lists:
         return ""

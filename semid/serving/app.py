@@ -80,7 +80,8 @@ def questions(app: FastAPI, service: Service) -> None:
     @app.get("/explain", summary="Why is this item recommended?", responses=NOT_FOUND)
     async def explain(item: Id, request: Request, user: Id | None = None,
                       history: Annotated[list[Id] | None, Query(description="repeat it for each item, oldest first")] = None,
-                      times: Annotated[list[messages.Second] | None, Query(description="UTC seconds of each item of `history`")] = None
+                      times: Annotated[list[messages.Second] | None, Query(
+                          description="when each item of `history` was taken: UTC seconds, or ISO 8601")] = None
                       ) -> messages.Explained:
         reason = await service.explain(Ask(user=user, history=history, times=times), item)
         return messages.Explained(trace_id=request.state.trace, why=reason)

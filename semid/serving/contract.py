@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Literal
 
 import numpy as np
@@ -71,7 +72,7 @@ class Request:
     now; not read where times are unknown.
     unknown: what to do with ids in the history that the catalogue doesn't hold: refuse the request, or skip them and say so.
     k: in [1, MAX_K]. where: condition over the catalogue's columns (semid/data/where.py). exclude: ids never shown; unknown ones
-    are ignored. include_only: the only ids that may be shown; unknown ones are ignored; None = all.
+    are counted in the note. include_only: the only ids that may be shown; unknown ones are ignored; None = all.
     seen: whether items of the history may come again; auto: only where users take items again.
     user: whose history it is, for models that learnt a vector for each user of their data; None or unknown = anybody.
     beams: width of the search, None as the run was configured; generators only.
@@ -89,6 +90,16 @@ class Request:
     user: str | None = None
     beams: int | None = None
     rules: Rules = Rules()
+
+
+def utc_seconds(text: str) -> int:
+    """Return UTC seconds of an ISO 8601 date or time; one without a zone is UTC. Raises `ValueError`.
+
+    >>> utc_seconds("2026-11-30"), utc_seconds("2026-11-30T10:00:00+01:00"), utc_seconds("2026-11-30T09:00:00Z")
+    (1795996800, 1796029200, 1796029200)
+    """
+    found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return int((found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp())
 
 
 def moments(requests: Sequence[Request]) -> np.ndarray | None:

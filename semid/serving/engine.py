@@ -315,6 +315,8 @@ class Engine:
         admitted = snapshot.admitted(request.where, request.include_only)
         excluded = snapshot.catalog.items.rows(request.exclude).astype(np.int64)
         hidden = excluded[excluded >= 0]
+        if stray := [id_ for id_, row in zip(request.exclude, excluded.tolist(), strict=True) if row < 0]:
+            notes.append(f"{len(stray)} of {len(excluded)} excluded ids are not in the catalogue, the first {stray[0]!r}")
         if snapshot.run.resolve_seen(request.seen) == "remove":
             hidden = np.concatenate([rows, hidden])
         hidden = np.unique(hidden)

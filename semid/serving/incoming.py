@@ -46,15 +46,25 @@ def conform(given: Catalog, known: Catalog) -> pa.Table:
         if name == own and theirs is None:
             continue
         if target not in known.table.column_names:
-            raise DataError(f"new items: unknown column {target!r}{did_you_mean(target, known.table.column_names)}; "
+            raise DataError(f"items: unknown column {target!r}{did_you_mean(target, known.table.column_names)}; "
                             f"the run has: {listed(known.table.column_names)}")
         wanted = known.table.schema.field(target).type
         try:
-            columns[target] = given.table[name].cast(wanted)
+            columns[target] = _as_lists(given.table[name], wanted).cast(wanted)
         except pa.ArrowException as error:
-            raise DataError(f"new items, column {target!r}: want {wanted} as in the run, got {given.table[name].type} "
-                            f"({str(error).splitlines()[0]})") from None
+            raise DataError(f"items, column {target!r}: want {wanted} as in the run, got {given.table[name].type} "
+                            f"({str(error).splitlines()[0]}); write it as in the run's own table, or leave the column out") from None
     return pa.table(columns)
+
+
+def _as_lists(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    """Read text where lists of text are wanted, as a text file has them: parts between | signs."""
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    is_list = pa.types.is_list(wanted) or pa.types.is_large_list(wanted)
+    if not is_text or not is_list or not pa.types.is_string(wanted.value_type):
+        return column
+    parts = [None if value is None else [part.strip() for part in value.split("|") if part.strip()] for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(parts, pa.list_(pa.string()))])
 
 
 def id_column(catalog: Catalog, likely: str | None = None, others: Sequence[str] = ()) -> str | None:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from semid.serving.contract import utc_seconds
+
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999, in UTC seconds."""
 
@@ -20,7 +22,17 @@ def _as_text(value: Any) -> Any:
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=512), BeforeValidator(_as_text)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Second = Annotated[int, Field(ge=0, le=LAST_SECOND)]
+
+
+def _as_second(value: Any) -> Any:
+    """Times may be ISO text, as in the tables that semid reads."""
+    try:
+        return utc_seconds(value) if isinstance(value, str) and not value.isdigit() else value
+    except ValueError:
+        return value
+
+
+Second = Annotated[int, Field(ge=0, le=LAST_SECOND), BeforeValidator(_as_second)]
 
 
 class Message(BaseModel):
@@ -47,7 +59,7 @@ class Ask(Message):
 
     user: Id | None = Field(default=None, description="a user of the training data or of earlier events; an unknown one is somebody new")
     history: list[Id] | None = Field(default=None, description="item ids, oldest first, of anybody; may be empty")
-    times: list[Second] | None = Field(default=None, description="UTC seconds of each item of `history`")
+    times: list[Second] | None = Field(default=None, description="when each item of `history` was taken: UTC seconds, or ISO 8601")
     k: int = Field(default=10, description="how many items")
     where: str | None = Field(default=None, description="condition over the catalogue's columns, such as: category = 'x' and price < 20")
     exclude: list[Id] = Field(default=[], description="item ids that are never shown")
@@ -65,7 +77,7 @@ class Happened(Message):
     key: Id = Field(description="your own name of this event, such as the number of an order line; sent again it counts once")
     user: Id
     item_id: Id
-    time: Second | None = Field(default=None, description="UTC seconds; now if left away")
+    time: Second | None = Field(default=None, description="UTC seconds, or ISO 8601 such as 2026-11-30T10:00:00+01:00; now if left away")
     action: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, description="such as view or buy")
     value: Annotated[float, Field(allow_inf_nan=False)] | None = Field(default=None, description="such as a rating or a price")
     trace_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = Field(

@@ -112,7 +112,7 @@ def describe(record: dict) -> str:
     """Return a record in words.
 
     >>> describe({"stage": "sasrec", "step": 50, "steps": 600, "epoch": 0.5, "loss": 7.25, "rate": 1e-3, "codes_used": 0.98})
-    'step 50 of 600, epoch 0.5, loss 7.25, rate 0.001, codes used 0.98'
+    'step 50 of 600, 0.5 passes over the data, loss 7.25, rate 0.001, codes used 0.98'
     """
     said = []
     if "note" in record:
@@ -120,7 +120,7 @@ def describe(record: dict) -> str:
     if "step" in record:
         said.append(f"step {record['step']:,} of {record['steps']:,}" if record.get("steps") else f"step {record['step']:,}")
     if "epoch" in record:
-        said.append(f"epoch {record['epoch']:.1f}")
+        said.append(f"{record['epoch']:.1f} passes over the data")
     if "loss" in record:
         parts = record.get("parts") or {}
         said.append(f"loss {number(record['loss'])}" + (f" ({_numbers(parts)})" if len(parts) > 1 else ""))

@@ -186,7 +186,7 @@ def test_items_only_in_events_keep_empty_attributes_and_are_counted():
                                               {"item_id": "new", "title": None, "price": None}]
     assert data.catalog.text == {"title": ["X", "", ""]}
     text = " ".join(data.report.warnings)
-    assert "1 items of the events are not in" in text
+    assert "1 of the 2 items of the events are not in" in text
     assert "2 items have no text" in text
     assert any("1 items have no event" in note for note in data.report.notes)
 

@@ -18,6 +18,7 @@ from semid.data.split import split
 from semid.errors import ConfigError
 from semid.files import write_json
 from semid.generators.two_level import TwoLevel
+from semid.newcomers import Near
 from semid.protocols import Recommender
 from semid.recipes import semid as recipe
 from semid.recipes.semid import choose_weights
@@ -258,3 +259,20 @@ def test_a_voice_that_cannot_be_built_is_told_before_anything_trains(monkeypatch
     monkeypatch.setattr(recipe, "with_views", None)
     with pytest.raises(ConfigError, match="a width that 3 heads divide"):
         semid.train("semid:ensemble", walk(users=60), settings={"sasrec.width": 16, "sasrec.heads": 3})
+
+
+def test_an_item_that_came_later_is_scored_as_what_is_near_it_is():
+    """A twin in content of a known item has that item's scores in every voice, not those of something that nobody takes."""
+    world = walk(users=60)
+    run = semid.train("semid:fusion", world, settings=SMALL)
+    first = run.recommender.first
+    content = first.generator.input.content.numpy()
+    twins = run.recommender.with_items(first.ids.codes[[5]] * 0, content[[5]]).with_items(first.ids.codes[[9]] * 0, content[[9]])
+    _, batch = next(case_batches(world, world.test))
+    for name, scorer in run.recommender.scorers.items():
+        before, after = scorer.score(batch), twins._scores(twins.scorers[name], batch)
+        torch.testing.assert_close(after[:, :64], before)
+        near = Near.of(torch.from_numpy(content[[5, 9]]), torch.from_numpy(content))
+        assert near.item[:, 0].tolist() == [5, 9]
+        for column, (items, share) in enumerate(zip(near.item, near.share, strict=True)):
+            torch.testing.assert_close(after[:, 64 + column], (before[:, items] * share).sum(1))

@@ -53,6 +53,22 @@ def test_what_update_changed_rules_read_and_what_remove_took_nobody_sees(copied,
     assert shown("--where", "price > 70") == {"i3", "i4"}
 
 
+def test_lists_come_from_text_files_as_parts_between_bars(copied, tmp_path, capsys: pytest.CaptureFixture):
+    (tmp_path / "new.csv").write_text("item_id,title,category,tags,price,since\ni60,red hose,hose,red | sale,3.5,2022-01-01\n")
+    assert told(capsys, "add", str(copied), "--items", str(tmp_path / "new.csv"))["items"] == 61
+    ask = ["recommend", str(copied), "--history", "i6,i12", "-k", "61", "--where", "'sale' in tags and price = 3.5"]
+    assert [each["item_id"] for each in told(capsys, *ask)["recommendations"]] == ["i60"]
+
+
+def test_a_misspelt_id_to_leave_out_is_refused_and_the_moment_can_be_said(run_folder, capsys: pytest.CaptureFixture):
+    ask = ["recommend", str(run_folder), "--history", "i6,i12"]
+    assert cli.main([*ask, "--exclude", "i3,i99"]) == 2
+    assert "i99" in capsys.readouterr().err
+    assert cli.main([*ask, "--at", "tomorrow"]) == 2
+    assert "--at: want now, a time such as" in capsys.readouterr().err
+    assert told(capsys, *ask, "--at", "now")["recommendations"] == told(capsys, *ask, "--at", "2026-11-30")["recommendations"]
+
+
 def test_int8_says_how_far_it_agrees(run_folder, capsys: pytest.CaptureFixture):
     assert cli.main(["recommend", str(run_folder), "--history", "i6,i12", "--engine", "int8"]) == 0
     assert "of the top 10 are those of full precision" in capsys.readouterr().err

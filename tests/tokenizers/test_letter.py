@@ -157,7 +157,7 @@ def test_bounds_and_groups_that_cannot_be_met_are_one_clear_message():
     items = clustered(40)
     with pytest.raises(DataError, match="want 16 clusters of 5 to 9 points to hold all 40"):
         fitted(items, Letter(groups=4, cluster_sizes=(5, 9)))
-    with pytest.raises(ConfigError, match="got 10 groups of 16 codes; choose groups <= 8"):
+    with pytest.raises(ConfigError, match="got 10 groups of 16 codes; choose groups from 1 to 8"):
         fitted(items, Letter(groups=10))
     with pytest.raises(DataError, match="want 4 clusters of 1 to 3 points to hold all 16"):
         fitted(items, Letter(groups=4, group_sizes=(1, 3)), steps=1)

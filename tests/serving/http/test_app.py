@@ -291,13 +291,22 @@ def test_hostile_bytes_are_answered_in_a_sentence(serve: MakeApp, name: str):
         assert len(refused(client.post(path, content=RAW[name], headers={"Content-Type": "application/json"}), 422)) < 500
 
 
-@pytest.mark.parametrize("event", [{"time": -1}, {"time": 10**12}, {"time": 1.5}, {"value": "9"}, {"trace_id": "../../etc"}, {"key": ""},
-                                   {"action": "a" * 65}, {"user": None}, {"price": 3}])
+@pytest.mark.parametrize("event", [
+    {"time": "yesterday"}, {"time": "10"}, {"time": -1}, {"time": 10**12}, {"time": 1.5}, {"value": "9"}, {"trace_id": "../../etc"},
+    {"key": ""}, {"action": "a" * 65}, {"user": None}, {"price": 3}])
 def test_hostile_events_store_nothing(serve: MakeApp, event: dict):
     client = serve()
     good = {"key": "g", "user": "eve", "item_id": "i1"}
     refused(client.post("/events", json={"events": [good, good | {"key": "h"} | event]}), 422)
     assert client.post("/recommend", json={"user": "eve"}).json()["history_length"] == 0
+
+
+def test_times_of_events_may_be_iso_text(serve: MakeApp):
+    client = serve()
+    times = ["2026-01-30T10:00:00+01:00", "2026-01-30T08:00:00Z", 1769763600]  # the second is the first to happen
+    events = [{"key": str(n), "user": "iso", "item_id": f"i{n}", "time": time} for n, time in enumerate(times)]
+    assert client.post("/events", json={"events": events}).json()["stored"] == 3
+    assert client.post("/recommend", json={"user": "iso", "k": 1}).json()["history_length"] == 3
 
 
 def test_ids_of_any_script_pass_through(serve: MakeApp):

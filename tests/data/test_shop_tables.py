@@ -1,0 +1,69 @@
+"""Tables as shops have them: true and false, decimal commas, ids with lost zeros, products that left the table, double imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import semid
+from semid.data.where import mask
+from semid.errors import DataError
+
+EVENTS = "user_id,item_id,timestamp\n" + "".join(
+    f"u{user},{item:05d},{100 + user * 10 + item}\n" for user in range(3) for item in range(1, 5))
+
+
+def shop(folder: Path, items: str, events: str = EVENTS, **reading) -> semid.data.read.Dataset:
+    (folder / "events.csv").write_text(events)
+    (folder / "items.csv").write_text(items)
+    return semid.read(folder / "events.csv", folder / "items.csv", **reading)
+
+
+def test_true_and_false_are_no_text_and_can_be_asked_for(tmp_path: Path):
+    data = shop(tmp_path, "item_id,title,in_stock\n00001,pan,True\n00002,pot,false\n00003,lid,\n00004,cup,TRUE\n")
+    assert list(data.catalog.text) == ["title"]
+    assert mask(data.catalog, "in_stock").tolist() == [True, False, False, True]
+
+
+def test_decimal_commas_are_numbers_and_said_so_but_thousands_stay_text(tmp_path: Path):
+    data = shop(tmp_path, "item_id;title;price;sold\n00001;pan;6,14;1,234\n00002;pot;20;2,000\n00003;lid;-0,5;12\n00004;cup;;7,500\n")
+    assert data.catalog.table["price"].to_pylist() == [6.14, 20.0, -0.5, None]
+    assert data.catalog.table["sold"].to_pylist() == ["1,234", "2,000", "12", "7,500"]
+    assert any("column 'price': decimal commas are read as numbers" in note for note in data.report.notes)
+    with pytest.raises(DataError, match=r"the columns with text are .*sold.*: compare them with text in single quotes, or cast"):
+        mask(data.catalog, "sold < 20")
+
+
+def test_ids_that_lost_their_zeros_are_told_by_that(tmp_path: Path):
+    items = "item_id,title\n" + "".join(f"{item},thing {item}\n" for item in range(1, 5))
+    with pytest.raises(DataError, match=r"ids of 4 of them differ by leading zeros alone, '00001' here and '1' there: write them alike"):
+        shop(tmp_path, items)
+    some = shop(tmp_path, items.replace("\n4,", "\n00004,"))
+    assert any("3 of the 4 items of the events are not in" in warning and "differ by leading zeros" in warning
+               for warning in some.report.warnings)
+
+
+def test_products_that_left_the_table_can_be_left_out(tmp_path: Path):
+    items = "item_id,title\n00001,pan\n00002,pot\n00004,cup\n"
+    kept = shop(tmp_path, items)
+    assert len(kept.catalog) == 4
+    assert any("--unknown-items drop leaves them out" in warning for warning in kept.report.warnings)
+    left = shop(tmp_path, items, unknown_items="drop")
+    assert left.catalog.items.ids.tolist() == ["00001", "00002", "00004"]
+    assert len(left.interactions) == 9
+    assert [(step.name, step.removed) for step in left.report.steps if step.name == "unknown items"] == [("unknown items", 3)]
+
+
+def test_a_double_import_is_undone_and_people_who_buy_again_stay(tmp_path: Path):
+    again = "u0,00001,900\n"  # bought once more, later
+    data = shop(tmp_path, "item_id,title\n00001,pan\n", EVENTS + EVENTS.partition("\n")[2] + again, duplicates="exact")
+    assert len(data.interactions) == 13
+    assert [(step.name, step.removed) for step in data.report.steps if step.name == "duplicates"] == [("duplicates", 12)]
+
+
+def test_another_encoding_is_told_as_that_and_not_as_rows_to_drop(tmp_path: Path):
+    (tmp_path / "events.csv").write_text(EVENTS)
+    (tmp_path / "items.csv").write_bytes("item_id,title\n00001,Küche\n00002,Töpfe\n00003,lid\n".encode("cp1252"))
+    with pytest.raises(DataError, match="save the file as UTF-8: it seems to be in another encoding, such as Windows-1252"):
+        semid.read(tmp_path / "events.csv", tmp_path / "items.csv")
