@@ -33,9 +33,11 @@ from semid.errors import ConfigError, DataError
 from semid.evaluation.evaluate import resolve_seen
 from semid.generators.two_level import TwoLevel
 from semid.newcomers import Newcomers
+from semid.nn.hstu import HSTU
 from semid.objectives.next_codes import NextCodes
 from semid.protocols import Objective, Recommender, Tokenizer
 from semid.recipes import item_knn, popularity, sasrec
+from semid.recipes.hstu import SLACK
 from semid.recipes.sasrec import Config as SASRecSettings
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender, is_later, load_tensors, pool, read_codes
 from semid.run import load as load_run
@@ -58,6 +60,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "recent": {"has_request_gap": True, "fusion": True, "voices": ("recent",)},
     "ensemble": {"has_request_gap": True, "fusion": True, "voices": ("item_knn", "recent", "sasrec")},
     "fusion_timeless": {"fusion": True, "voices": ("item_knn",)},
+    "hstu": {"temporal": "hstu"},
     "no_node": {"has_node_vectors": False},
     "no_content": {"text": "none"},
     "no_id": {"has_item_ids": False},
@@ -90,8 +93,9 @@ class Config:
     codes are made of (the generator reads all there are). codes: published codes in place of the tokenizer, a column of the items table
     or a file X.index.json. levels, size: the codes; size None takes 256, or fewer where the catalogue could not fill them.
     collisions: how items with equal codes get last codes of their own, see `tokenizers.collisions`. tokenizer_steps: updates of RQ-VAE.
-    has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that reads codes alone, with
-    id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
+    temporal: what reads the history; HSTU (`nn.hstu`, without a feedforward) knows distances, times and the time of the request by itself,
+    and takes no new items. has_item_ids: off for catalogues where most recommended items are new. has_content: off for a generator that
+    reads codes alone, with id embeddings (if any) that start at random. has_node_vectors: tree nodes have vectors of their own.
     dropout: None takes .5, or .2 on dense data, with over `DENSE` training events an item.
     has_time_gaps, has_request_gap: read the days between events, and those from the last one to the request (only where times are real).
     tokens: positions in a batch. epochs: at most, each of a pass over the data, or of `epoch_steps` batches where that is more.
@@ -114,6 +118,7 @@ class Config:
     size: int | None = None
     collisions: Literal["next_free", "minimum_cost"] = "next_free"
     tokenizer_steps: int = 3000
+    temporal: Literal["transformer", "hstu"] = "transformer"
     width: int = 128
     layers: int = 2
     heads: int = 2
@@ -220,7 +225,7 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
         start = initial_vectors(catalog, views, config.width) if config.has_content else 0.05 * torch.randn(len(catalog), config.width)
     real = config if data.events.time_unit == "seconds" else replace(config, has_time_gaps=False, has_request_gap=False)
     generator = build(real, ids, data.protocol.max_history, start, content,
-                      dropout_for(data) if config.dropout is None else config.dropout).to(job.device)
+                      dropout_for(data) if config.dropout is None else config.dropout, data.events.time_unit == "seconds").to(job.device)
     recommender = CodeRecommender(generator, ids, generator.tree, config.beams, job.device, normalise="children")
 
     if config.trained_in is None:
@@ -300,9 +305,15 @@ def dropout_for(data: Split) -> float:
 
 
 def build(config: Config, ids: SemanticIds, max_length: int, start: Tensor | None, content: Tensor | None,
-          dropout: float = 0.0) -> TwoLevel:
+          dropout: float = 0.0, has_times: bool = True) -> TwoLevel:
+    temporal = None
+    if config.temporal == "hstu":
+        if config.width % config.heads:
+            raise ConfigError(f"semid: want a width that {config.heads} heads divide, got {config.width}")
+        temporal = HSTU(config.width, layers=config.layers, heads=config.heads, head_width=config.width // config.heads, dropout=dropout,
+                        max_length=max_length + SLACK, has_time_bias=has_times)
     return TwoLevel(ids, width=config.width, layers=config.layers, heads=config.heads, feedforward=config.feedforward,
-                    dropout=dropout, max_length=max_length, start=start, content=content,
+                    dropout=dropout, max_length=max_length, start=start, content=content, temporal=temporal,
                     has_time_gaps=config.has_time_gaps, has_request_gap=config.has_request_gap,
                     has_node_vectors=config.has_node_vectors)
 
@@ -360,7 +371,9 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
-    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code."""
+    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code; HSTU takes none."""
+    if config.temporal == "hstu":
+        return None
     tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer]
     return newcomers_of(tokenizer.load(folder / "tokenizer.safetensors"), config, catalog, folder)
 
@@ -380,7 +393,8 @@ def load(config: Config, catalog: Catalog, folder: Path) -> CodeRecommender | Fu
     weights = load_tensors(folder / "generator.safetensors")
     start = torch.empty(len(ids), config.width) if config.has_item_ids else None
     config = replace(config, has_time_gaps="gap.weight" in weights, has_request_gap="wait.weight" in weights)
-    generator = build(config, ids, len(weights["temporal.position.weight"]), start, weights.get("input.content"))
+    longest = len(weights["temporal.position.weight"]) - (SLACK if config.temporal == "hstu" else 0)
+    generator = build(config, ids, longest, start, weights.get("input.content"), has_times="temporal.blocks.0.clock" in weights)
     generator.load_state_dict(weights)
     recommender = CodeRecommender(generator.eval(), ids, generator.tree, config.beams, normalise="children")
     if not config.fusion:

@@ -19,6 +19,7 @@ from semid.errors import ConfigError
 from semid.files import write_json
 from semid.generators.two_level import TwoLevel
 from semid.newcomers import Near
+from semid.nn.hstu import HSTU
 from semid.protocols import Recommender
 from semid.recipes import semid as recipe
 from semid.recipes.semid import choose_weights
@@ -27,6 +28,7 @@ from semid.run import configure, write_manifest
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.sasrec import SASRec
 from semid.scorers.shares import Shares
+from semid.serving.engine import Engine
 from semid.serving.quantized import quantized
 from semid.training.job import Job
 from semid.training.log import Log
@@ -276,3 +278,20 @@ def test_an_item_that_came_later_is_scored_as_what_is_near_it_is():
         assert near.item[:, 0].tolist() == [5, 9]
         for column, (items, share) in enumerate(zip(near.item, near.share, strict=True)):
             torch.testing.assert_close(after[:, 64 + column], (before[:, items] * share).sum(1))
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+def test_hstu_reads_the_history_of_semid_and_comes_back_as_it_was(tmp_path, has_times):
+    world = walk(users=60)
+    if not has_times:
+        events = replace(world.source, time=np.arange(len(world.source)), time_unit="ordinal")
+        world = split(events, world.catalog, world.protocol)
+    run = semid.train("semid:hstu", world, out=tmp_path / "run", settings=SMALL)
+    assert isinstance(run.recommender.generator.temporal, HSTU)
+    assert run.recommender.generator.temporal.has_time_bias == has_times
+    _, batch = next(case_batches(world, world.test))
+    ours, theirs = (each.recommender.recommend(batch, k=10) for each in (run, semid.load(tmp_path / "run")))
+    np.testing.assert_array_equal(ours.item, theirs.item)
+    assert Engine.open(tmp_path / "run").snapshot.takes_items is False
+    with pytest.raises(ConfigError, match="this run can't make codes of new items"):
+        Engine.open(tmp_path / "run").add({"item_id": ["new"], "title": ["x"]})
