@@ -21,7 +21,7 @@ ORDER = ("popularity", "popularity:recent", "item_knn", "item_knn:recent", "ease
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
          "human_priors", "human_priors:shuffled", "human_priors:multi_interest", "human_priors:single", "parallel",
-         "semid", "semid:fusion_timeless", "semid:timely", "semid:recent", "semid:fusion", "semid:ensemble")
+         "semid", "semid:hstu", "semid:fusion_timeless", "semid:timely", "semid:recent", "semid:fusion", "semid:ensemble")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
         "ml-latest-small", "tiktok", "amazon-phones")
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
@@ -163,7 +163,8 @@ def request_lines(systems: dict[str, list[dict]]) -> list[str]:
     if not has_times(systems):
         return ["", "The events have an order but no times: HSTU's bias of time is left out, so `hstu` is `hstu:order` here."] \
             if "hstu" in systems else []
-    reads = lambda name, config: name in ("hstu", "popularity:recent", "item_knn:recent") or config.get("has_request_gap")
+    reads = lambda name, config: name in ("hstu", "popularity:recent", "item_knn:recent") or (
+        config.get("has_request_gap") or config.get("temporal") == "hstu")
     said = [name for name in in_order(systems) if reads(name, systems[name][0]["config"])]
     return ["", f"Read the time of the request, which a service knows and published systems don't use: {', '.join(said)}."] if said else []
 

@@ -323,7 +323,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
         where: condition over the columns of the items table, such as "category = 'x' and price < 20"
         exclude: item ids that are never shown
         seen: whether items of the history may come again; auto: only where users take items again
-        at: when it is asked, which some models read; the service asks now
+        at: when the user asks, which some models read; the service asks now
         engine: int8 computes in 8 bits, and says how often its lists agree with those in full precision
         json: print JSON instead of tables
     """
@@ -334,6 +334,8 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     say = Voice(json)
     _want_one(user, history)
     opened = Engine.open(run, engine=engine)
+    if at is not None and user is None:
+        raise ConfigError("--at: want --user, whose events have times; a history of item ids has none")
     past, left_out = _past(opened, user, history), tuple(flags.listed(exclude))
     for id_ in left_out:
         opened.snapshot.catalog.items.row(id_, "item")  # a misspelt id would be shown

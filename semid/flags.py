@@ -56,7 +56,7 @@ class Reading:
     on_bad_rows: Literal["fail", "drop"] = "fail"
     """drop: leave bad rows out, and say so"""
     duplicates: Literal["keep", "exact", "first", "last", "error"] = "keep"
-    """what to do with repeated (user, item) pairs; exact: keep one of each user, item and time"""
+    """what to do with repeated (user, item) pairs; exact: keep one of those that are alike in all"""
     unknown_items: Literal["keep", "drop"] = "keep"
     """drop: leave out events of items that the items table doesn't hold, so that these are never recommended"""
     user_core: int = 0
@@ -183,9 +183,13 @@ def moment(text: str | None, otherwise: int | None) -> int | None:
     """
     if text is None or text == "now":
         return otherwise if text is None else None
-    from semid.serving.contract import utc_seconds
+    from semid.serving.contract import LAST_SECOND, utc_seconds
 
     try:
-        return int(text) if text.removeprefix("-").isdigit() else utc_seconds(text)
+        if not text.removeprefix("-").isdigit():
+            return utc_seconds(text)
+        if len(text) != 8 and abs(int(text)) <= LAST_SECOND:  # 20261130 is a day, or a second of 1970
+            return int(text)
+        raise ValueError
     except ValueError:
         raise ConfigError(f"--at: want now, a time such as 2026-11-30 or 2026-11-30T10:00:00+01:00, or UTC seconds, got {text!r}") from None

@@ -32,6 +32,9 @@ Free = Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
 NEAREST = 10
 """Known items whose behaviour a new one is expected to have."""
 
+AT_ONCE = 1 << 25
+"""Cosines that are held at a time."""
+
 SAMPLE = 16
 """Old items that are encoded again, to see that it is the run's encoder."""
 
@@ -48,7 +51,8 @@ class Near:
     def of(cls, content: Tensor, known: Tensor) -> Near:
         """content float32 [n, F] of the others, known float32 [N, F]."""
         length = known.norm(dim=1).clamp_min(1e-12)
-        found = [(F.normalize(rows, dim=1) @ known.T / length).topk(min(NEAREST, len(known)), dim=1) for rows in content.split(256)]
+        pieces = F.normalize(content, dim=1).split(max(1, AT_ONCE // len(known)))
+        found = [(rows @ known.T).div_(length).topk(min(NEAREST, len(known)), dim=1) for rows in pieces]
         value, item = (torch.cat(parts) for parts in zip(*found, strict=True))
         value = value.clamp_min(0)
         return cls(item, value / value.sum(1, keepdim=True).clamp_min(1e-12))

@@ -138,7 +138,7 @@ class Run:
         from semid.serving.engine import Engine
         from semid.serving.journal import Journal
 
-        return Engine(self) if self.folder is not None and Journal(self.folder).folder.is_dir() else None
+        return Engine(load(self.folder)) if self.folder is not None and Journal(self.folder).folder.is_dir() else None
 
     def _changed_answer(self, user: str | None, history: Sequence[str] | None, *, k: int, where: str | None, exclude: Sequence[str],
                         seen: str) -> list[dict]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from semid.data.events import Arrays
 from semid.data.report import Step
+from semid.errors import DataError
 
 
 def first_of_pair(arrays: Arrays, *, last: bool = False) -> np.ndarray:
@@ -20,19 +21,24 @@ def first_of_pair(arrays: Arrays, *, last: bool = False) -> np.ndarray:
 
 
 def drop_duplicates(arrays: Arrays, keep: Literal["exact", "first", "last"]) -> Step:
-    """Keep one event of each (user, item) pair, or (exact) of each user, item and time, in place."""
+    """Keep one event of each (user, item) pair, or (exact) of those that are alike in user, item, time, kind and value, in place.
+
+    Raises `DataError` for exact where events have no times: nothing tells a repetition from a double import.
+    """
     before = len(arrays.user)
     if keep == "exact":
-        time = np.arange(before) if arrays.time is None else arrays.time  # an order alone: no two are alike
-        order = np.lexsort((time, arrays.item, arrays.user))
+        if arrays.time is None:
+            raise DataError("duplicates=exact: want events with times, got an order alone, in which no two are alike; take first or last")
+        columns = [column for column in (arrays.value, arrays.action, arrays.time, arrays.item, arrays.user) if column is not None]
+        order = np.lexsort(columns)
         again = np.ones(before, dtype=bool)
         again[:1] = False
-        for column in (arrays.user, arrays.item, time):
+        for column in columns:
             again[1:] &= column[order][1:] == column[order][:-1]
         stay = np.ones(before, dtype=bool)
         stay[order[again]] = False
         arrays.take(stay)
-        return Step("events", "duplicates", before, len(arrays.user), "one event of each user, item and time kept")
+        return Step("events", "duplicates", before, len(arrays.user), "one of those alike in user, item, time, kind and value kept")
     arrays.take(first_of_pair(arrays, last=keep == "last"))
     return Step("events", "duplicates", before, len(arrays.user), f"the {keep} event of each user and item kept")
 

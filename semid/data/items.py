@@ -5,7 +5,7 @@ Rows follow the table; items that only events know come behind them, with empty 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +36,16 @@ class Items:
     notes: tuple[str, ...]
 
 
-def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: str) -> Items:
-    """Return the items of a source. Bad are rows without an id and ids that an earlier row has."""
+def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: str, as_text: Collection[str] = ()) -> Items:
+    """Return the items of a source. Bad are rows without an id and ids that an earlier row has. as_text: columns of a text file that are
+    not to be taken for anything else."""
     notes: list[str] = []
     staged = stage(connection, source, list(source.columns), "items")
     where = f"{source.name}: column {column!r}"
     id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], where, notes)
     broken = f", {quoted(source.broken)}" if source.broken else ""
     ids = connection.sql(f"SELECT {id_} AS id{broken} FROM {staged.relation}").to_arrow_table()
-    typed = ", ".join(_typed(connection, source, staged.relation, notes))
+    typed = ", ".join(_typed(connection, source, staged.relation, as_text, notes))
     table = connection.sql(f"SELECT {typed} FROM {staged.relation}").to_arrow_table()
     values = ids.column(0).to_pylist()
     unparsed = ids.column(1).to_pylist() if source.broken else [None] * len(values)
@@ -72,23 +73,21 @@ TYPES = (
     ("BIGINT", "CAST(TRY_CAST({0} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM {0}", "{0}"),
     ("DOUBLE", NUMBER, "{0}"),
     ("BOOLEAN", "lower({0}) IN ('true', 'false')", "{0}"),
-    # 1,234 may be a thousand and more: where every comma stands before three digits, the column stays text
-    ("DOUBLE", "regexp_matches({0}, '^-?[0-9]+(,[0-9]+)?$') AND " + NUMBER.format(COMMA), COMMA))
+    # two decimals, as prices have: 1,234 may be a thousand and more, and 3,12,7 a list
+    ("DOUBLE", "regexp_matches({0}, '^-?[0-9]+(,[0-9]{{2}})?$') AND " + NUMBER.format(COMMA), COMMA))
 """What a column of a text file may be when all its values say so, the first that fits: (type, test, what is read as it)."""
 
 
-def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str, notes: list[str]) -> list[str]:
+def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str, as_text: Collection[str], notes: list[str]) -> list[str]:
     """Columns of a text file as the type that every value of them has: integers, numbers, true and false, numbers with decimal commas, else
     text ("007" stays text). Categories of a data frame become text."""
-    texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv"]
+    texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv" and name not in as_text]
     chosen = {name: f"CAST({quoted(name)} AS VARCHAR)" for name, type_ in source.columns.items() if type_.startswith("ENUM")}
     if texts:
         tests = [f"bool_and({test.format(quoted(name))}) FILTER ({quoted(name)} IS NOT NULL)" for name in texts for _, test, _ in TYPES]
-        has_decimals = [f"bool_or(regexp_matches({quoted(name)}, ',([0-9]{{1,2}}|[0-9]{{4,}})$'))" for name in texts]
-        found = connection.execute(f"SELECT {', '.join(tests + has_decimals)} FROM {relation}").fetchall()[0]
+        found = connection.execute(f"SELECT {', '.join(tests)} FROM {relation}").fetchall()[0]
         for place, name in enumerate(texts):
-            fits = list(found[place * len(TYPES) : (place + 1) * len(TYPES)])
-            fits[-1] = fits[-1] and found[len(tests) + place]
+            fits = found[place * len(TYPES) : (place + 1) * len(TYPES)]
             first = next((number for number, fit in enumerate(fits) if fit), None)
             if first is None:
                 continue

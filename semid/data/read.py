@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,6 +95,8 @@ def read(
     events, items, features = locate(events, items)
 
     with workspace() as connection:
+        if items is None and unknown_items == "drop":
+            raise DataError("unknown_items=drop leaves out what an items table doesn't hold, and none was given; name one with --items")
         catalogue, item_columns = _read_items(connection, items, item_id, text)
         source, chosen, in_file_order = _open_events(connection, events, given, order)
         staged = stage(connection, source, list(dict.fromkeys(chosen.chosen.values())), "events")
@@ -169,10 +171,12 @@ def read(
     return Dataset(interactions, catalog, report, fingerprint(interactions, catalog))
 
 
-def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None) -> Catalog:
-    """Read a table of items alone: every row checked, columns as they are, all text fields. Arguments as in `read`."""
+def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None,
+               as_text: Collection[str] = ()) -> Catalog:
+    """Read a table of items alone: every row checked, columns as they are, all text fields. Arguments as in `read`; as_text: columns of a
+    text file that are text whatever they look like."""
     with workspace() as connection:
-        found, _ = _read_items(connection, items, item_id, None)
+        found, _ = _read_items(connection, items, item_id, None, as_text)
     assert found is not None
     fail_on(bad_rows_table(found.name, found.bad), len(found.bad), "mend them: all of a table is taken, or none of it")
     table = item_rows.attributes(found, found.ids, found.column)
@@ -181,7 +185,7 @@ def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, st
 
 
 def _read_items(connection: duckdb.DuckDBPyConnection, items: Any, item_id: str | None,
-                text: Sequence[str] | None) -> tuple[item_rows.Items | None, names.Columns]:
+                text: Sequence[str] | None, as_text: Collection[str] = ()) -> tuple[item_rows.Items | None, names.Columns]:
     if items is None:
         if item_id is not None or text is not None:
             raise DataError("item_id and text name columns of an items table, and none was given; name one with --items")
@@ -189,7 +193,7 @@ def _read_items(connection: duckdb.DuckDBPyConnection, items: Any, item_id: str 
     source = open_source(connection, items, "items")
     chosen = names.guess(list(source.columns), {"item": item_id}, names.ITEM_ROLES, source.name, {"item": "item_id"})
     column = names.require(chosen, "item", source.columns, source.name, "item_id")
-    return item_rows.read_items(connection, source, column), chosen
+    return item_rows.read_items(connection, source, column, as_text), chosen
 
 
 def _open_events(connection: duckdb.DuckDBPyConnection, events: Any, given: Mapping[str, str | None],

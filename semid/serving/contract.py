@@ -30,6 +30,9 @@ import numpy as np
 
 from semid.errors import SemidError
 
+LAST_SECOND = 253_402_300_799
+"""The end of the year 9999, in UTC seconds."""
+
 MAX_K = 10_000
 """Longest list that is answered."""
 

@@ -23,7 +23,6 @@ import torch
 
 from semid.data.batch import history_batch
 from semid.errors import ConfigError, DataError, RunError, SemidError
-from semid.generators.two_level import TwoLevel
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
 from semid.run import Run, load
 from semid.serving import incoming, list_rules
@@ -45,7 +44,7 @@ from semid.serving.explain import explain
 from semid.serving.journal import Journal, Kind, merged
 from semid.serving.quantized import quantized
 from semid.serving.snapshot import Admitted, Snapshot
-from semid.serving.states import UserStates
+from semid.serving.states import UserStates, keeps_states
 from semid.types import Batch
 
 log = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ class Engine:
         """Change attributes of known items: the given columns of the given rows. Codes and content vectors stay."""
         with self._changing:
             snapshot = self.snapshot
-            given = incoming.read_items(items, item_id=item_id)
+            given = incoming.read_like(items, snapshot.catalog, item_id=item_id)
             rows = [snapshot.catalog.items.row(id_, "item") for id_ in given.items.ids.tolist()]
             table = incoming.conform(given, snapshot.catalog)
             changed = [name for name in snapshot.catalog.text if name in table.column_names]
@@ -374,7 +373,7 @@ class _Serving:
             hidden[row, : len(asked.hidden)] = asked.hidden
         batch.extra["seen"] = torch.from_numpy(hidden)
         code = self.recommender.first if isinstance(self.recommender, Fusion) else self.recommender
-        if isinstance(code, CodeRecommender) and isinstance(code.generator, TwoLevel) and code.max_history is None:
+        if isinstance(code, CodeRecommender) and code.max_history is None and keeps_states(code.generator):
             batch.extra["state"] = self.states.of(code.generator, batch)
         return batch
 

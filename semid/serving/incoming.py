@@ -28,12 +28,19 @@ def read_new(items: Any, known: Catalog, *, item_id: str | None = None,
 
     items: as `semid.read` takes them. Raises `DataError` for a column that `known` lacks or a value of another type.
     """
-    given = read_items(items, item_id=item_id, views=views)
+    given = read_like(items, known, item_id=item_id, views=views)
     table = conform(given, known)
     columns = known.table.schema
     whole = pa.table({field.name: table[field.name] if field.name in table.column_names else pa.nulls(len(given), field.type)
                       for field in columns}, schema=columns)
     return Catalog(given.items, whole, texts(whole, list(known.text), "new items"), given.views)
+
+
+def read_like(items: Any, known: Catalog, *, item_id: str | None = None,
+              views: Mapping[str, str | Path | np.ndarray] | None = None) -> Catalog:
+    """Read a table of items whose columns stay text where those of `known` are: "True" is not to become "true"."""
+    as_text = {field.name for field in known.table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    return read_items(items, item_id=item_id, views=views, as_text=as_text)
 
 
 def conform(given: Catalog, known: Catalog) -> pa.Table:

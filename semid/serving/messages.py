@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from semid.serving.contract import utc_seconds
-
-LAST_SECOND = 253_402_300_799
-"""The end of the year 9999, in UTC seconds."""
+from semid.serving.contract import LAST_SECOND, utc_seconds
 
 
 def _as_text(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semid.generators.two_level import TwoLevel
-from semid.nn.transformer import Kept
+from semid.nn.transformer import CausalTransformer, Kept
 from semid.serving.recent import Recent
 from semid.types import Batch
 
@@ -66,6 +66,11 @@ class UserStates:
     @staticmethod
     def _key(item: Tensor, time: Tensor, length: int) -> tuple[bytes, bytes]:
         return item[:length].numpy().tobytes(), time[:length].numpy().tobytes()
+
+
+def keeps_states(generator: object) -> bool:
+    """Whether `UserStates` can read for it."""
+    return isinstance(generator, TwoLevel) and isinstance(generator.temporal, CausalTransformer)
 
 
 def _padded(model: TwoLevel, held: list[Held | None]) -> Kept:

@@ -27,9 +27,11 @@ def test_true_and_false_are_no_text_and_can_be_asked_for(tmp_path: Path):
 
 
 def test_decimal_commas_are_numbers_and_said_so_but_thousands_stay_text(tmp_path: Path):
-    data = shop(tmp_path, "item_id;title;price;sold\n00001;pan;6,14;1,234\n00002;pot;20;2,000\n00003;lid;-0,5;12\n00004;cup;;7,500\n")
+    data = shop(tmp_path, "item_id;title;price;sold;near\n00001;pan;6,14;1,234;3,12\n00002;pot;20;2,000;4,7\n"
+                          "00003;lid;-0,50;12;\n00004;cup;;7,500;2\n")
     assert data.catalog.table["price"].to_pylist() == [6.14, 20.0, -0.5, None]
     assert data.catalog.table["sold"].to_pylist() == ["1,234", "2,000", "12", "7,500"]
+    assert data.catalog.table["near"].to_pylist() == ["3,12", "4,7", None, "2"]
     assert any("column 'price': decimal commas are read as numbers" in note for note in data.report.notes)
     with pytest.raises(DataError, match=r"the columns with text are .*sold.*: compare them with text in single quotes, or cast"):
         mask(data.catalog, "sold < 20")
@@ -49,6 +51,8 @@ def test_products_that_left_the_table_can_be_left_out(tmp_path: Path):
     kept = shop(tmp_path, items)
     assert len(kept.catalog) == 4
     assert any("--unknown-items drop leaves them out" in warning for warning in kept.report.warnings)
+    with pytest.raises(DataError, match="none was given; name one with --items"):
+        semid.read(tmp_path / "events.csv", unknown_items="drop")
     left = shop(tmp_path, items, unknown_items="drop")
     assert left.catalog.items.ids.tolist() == ["00001", "00002", "00004"]
     assert len(left.interactions) == 9
@@ -57,9 +61,13 @@ def test_products_that_left_the_table_can_be_left_out(tmp_path: Path):
 
 def test_a_double_import_is_undone_and_people_who_buy_again_stay(tmp_path: Path):
     again = "u0,00001,900\n"  # bought once more, later
+    with pytest.raises(DataError, match="duplicates=exact: want events with times"):
+        shop(tmp_path, "item_id,title\n00001,pan\n", duplicates="exact", time="", order="file")
     data = shop(tmp_path, "item_id,title\n00001,pan\n", EVENTS + EVENTS.partition("\n")[2] + again, duplicates="exact")
     assert len(data.interactions) == 13
     assert [(step.name, step.removed) for step in data.report.steps if step.name == "duplicates"] == [("duplicates", 12)]
+    kinds = "user_id,item_id,timestamp,action\nu,1,5,view\nu,1,5,buy\nu,1,5,buy\nu,2,6,view\n"
+    assert len(shop(tmp_path, "item_id,title\n1,pan\n", kinds, action="action", duplicates="exact").interactions) == 3
 
 
 def test_another_encoding_is_told_as_that_and_not_as_rows_to_drop(tmp_path: Path):

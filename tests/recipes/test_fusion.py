@@ -28,6 +28,7 @@ from semid.run import configure, write_manifest
 from semid.scorers.item_knn import ItemKNN
 from semid.scorers.sasrec import SASRec
 from semid.scorers.shares import Shares
+from semid.serving.contract import Request
 from semid.serving.engine import Engine
 from semid.serving.quantized import quantized
 from semid.training.job import Job
@@ -292,6 +293,11 @@ def test_hstu_reads_the_history_of_semid_and_comes_back_as_it_was(tmp_path, has_
     _, batch = next(case_batches(world, world.test))
     ours, theirs = (each.recommender.recommend(batch, k=10) for each in (run, semid.load(tmp_path / "run")))
     np.testing.assert_array_equal(ours.item, theirs.item)
-    assert Engine.open(tmp_path / "run").snapshot.takes_items is False
+    engine = Engine.open(tmp_path / "run")
+    assert engine.snapshot.takes_items is False
+    history = world.catalog.items.ids[:3].tolist()
+    [answer] = engine.recommend([Request(tuple(history), k=5)])
+    assert answer.error is None
+    assert list(answer.item_ids) == [row["item_id"] for row in run.recommend(history=history, k=5)]
     with pytest.raises(ConfigError, match="this run can't make codes of new items"):
         Engine.open(tmp_path / "run").add({"item_id": ["new"], "title": ["x"]})

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semid import cli
+from semid.serving.engine import Engine
 from tests.serving import world
 
 
@@ -60,13 +61,35 @@ def test_lists_come_from_text_files_as_parts_between_bars(copied, tmp_path, caps
     assert [each["item_id"] for each in told(capsys, *ask)["recommendations"]] == ["i60"]
 
 
+def test_text_of_the_run_stays_text_in_later_tables(copied, tmp_path):
+    engine = Engine.open(copied)
+    (tmp_path / "new.csv").write_text("item_id,title,category\ni60,True,False\n")
+    engine.add(tmp_path / "new.csv")
+    (tmp_path / "told.csv").write_text("item_id,title\ni3,TRUE\n")
+    engine.update(tmp_path / "told.csv")
+    assert [engine.item("i60")["attributes"][name] for name in ("title", "category")] == ["True", "False"]
+    assert engine.item("i3")["title"] == "TRUE"
+
+
 def test_a_misspelt_id_to_leave_out_is_refused_and_the_moment_can_be_said(run_folder, capsys: pytest.CaptureFixture):
     ask = ["recommend", str(run_folder), "--history", "i6,i12"]
     assert cli.main([*ask, "--exclude", "i3,i99"]) == 2
     assert "i99" in capsys.readouterr().err
-    assert cli.main([*ask, "--at", "tomorrow"]) == 2
-    assert "--at: want now, a time such as" in capsys.readouterr().err
-    assert told(capsys, *ask, "--at", "now")["recommendations"] == told(capsys, *ask, "--at", "2026-11-30")["recommendations"]
+    assert cli.main([*ask, "--at", "now"]) == 2
+    assert "--at: want --user" in capsys.readouterr().err
+    ask = ["recommend", str(run_folder), "--user", "u3"]
+    for wrong in ("tomorrow", "20261130", "1796000000000"):
+        assert cli.main([*ask, "--at", wrong]) == 2
+        assert "--at: want now, a time such as" in capsys.readouterr().err
+
+
+def test_a_moment_changes_what_a_model_that_reads_it_says(tmp_path, capsys: pytest.CaptureFixture):
+    world.train("semid:timely", tmp_path / "run", world.SMALL)
+    ask = ["recommend", str(tmp_path / "run"), "--user", "u3", "-k", "20"]
+    last = Engine.open(tmp_path / "run").history("u3").times[-1]
+    ask_at = lambda when: told(capsys, *ask, "--at", when)["recommendations"]
+    assert ask_at(str(last + 1000)) != ask_at(str(last + 100_000))
+    assert ask_at("2026-11-30") == ask_at("1796000000")
 
 
 def test_int8_says_how_far_it_agrees(run_folder, capsys: pytest.CaptureFixture):
