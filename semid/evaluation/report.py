@@ -285,7 +285,7 @@ def _metric_name(name: str) -> str:
 
 
 def _signal_name(name: str) -> str:
-    text = name.removeprefix("health.").replace("_", " ")
+    text = name.removeprefix("health.").removeprefix("valid.").replace("_", " ")
     return "Learning rate" if text == "lr" else text[:1].upper() + text[1:]
 
 
