@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from semid.errors import ConfigError, SemidError, did_you_mean
@@ -36,19 +36,19 @@ def override(config: Any, settings: Mapping[str, object]) -> Any:
         fix = f", written as a list: --set '{where}=[...]'" if first["type"] == "tuple_type" else ""
         raise ConfigError(f"setting {where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{fix}; "
                           f"default: {_default(config, where)}") from None
-    for path, value in _counts(made, ""):
-        if value < 1:
+    for path, value in settings_named(made, COUNTS):
+        if isinstance(value, int) and value < 1:
             raise ConfigError(f"setting {path}={value}: want at least 1; default: {_default(config, path)}")
     return made
 
 
-def _counts(config: Any, prefix: str) -> Iterator[tuple[str, int]]:
-    """Yield (path, value) of the settings of `COUNTS`, groups of settings included."""
+def settings_named(config: Any, names: Collection[str], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (path, value) of the settings that have one of these names, in groups of settings too."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _counts(value, f"{prefix}{field.name}.")
-        elif field.name in COUNTS and isinstance(value, int):
+            yield from settings_named(value, names, f"{prefix}{field.name}.")
+        elif field.name in names:
             yield f"{prefix}{field.name}", value
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from semid.config import override
+from semid.config import override, settings_named
 from semid.data.split import held_back
 from semid.data.split import split as split_events
 from semid.errors import ConfigError, RunError, SemidError, did_you_mean
@@ -44,6 +44,9 @@ FORMAT = 1
 
 FUSED = {"fusion": ":timely", "recent": ":timely", "ensemble": ":timely", "fusion_timeless": ""}
 """Variants with a fusion, and the variant that their generator alone is."""
+
+BOUNDS = ("batch_size", "tokens", "max_tokens", "group", "beams")
+"""Settings that bound how much is held at a time."""
 
 CHECKPOINTS = ".*.checkpoint.safetensors"
 """What a run that isn't finished goes on from, one file a stage."""
@@ -330,20 +333,10 @@ def memory_explained(config: Any) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        found = ", ".join(f"{path}={value}" for path, value in _bounds(config, ""))
+        found = ", ".join(f"{path}={value}" for path, value in settings_named(config, BOUNDS))
         advice = "; optimization.accumulate makes up for a smaller batch_size" if "batch_size" in found else ""
         raise ConfigError(f"the accelerator's memory is not enough ({str(error).splitlines()[0]}); lower one of: {found}{advice}; "
                           "or take --device cpu") from error
-
-
-def _bounds(config: Any, prefix: str) -> Iterator[tuple[str, object]]:
-    """Yield (path, value) of the settings that bound how much is held at a time, groups of settings included."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _bounds(value, f"{prefix}{field.name}.")
-        elif field.name in ("batch_size", "tokens", "max_tokens", "group", "beams"):
-            yield f"{prefix}{field.name}", value
 
 
 def load(folder: str | Path) -> Run:

@@ -75,7 +75,7 @@ def read(
     views: {name: .npy file or array [rows of items, D]}.
     order: "file" takes the order of the source, for logs without times.
     duplicates: repeated (user, item) pairs: kept, only the first or the last event of each kept, or an error; exact: one event is kept of
-        those of one user, item and time.
+        those that are alike in user, item, time, kind and value.
     unknown_items: events of items that the items table doesn't hold: kept, their items without attributes, or left out.
     user_core, item_core: iterated k-core, users and items with fewer events leave, items the catalogue too;
     min_history: users with fewer events leave, once, after that.
