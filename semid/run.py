@@ -138,10 +138,13 @@ class Run:
     @cached_property
     def _changed(self) -> Engine | None:
         """What answers where the catalogue was changed after training; None where it wasn't."""
-        from semid.serving.engine import Engine
         from semid.serving.journal import Journal
 
-        return Engine(load(self.folder)) if self.folder is not None and Journal(self.folder).folder.is_dir() else None
+        if self.folder is None or not Journal(self.folder).folder.is_dir():
+            return None
+        from semid.serving.engine import Engine
+
+        return Engine(load(self.folder))
 
     def _changed_answer(self, user: str | None, history: Sequence[str] | None, *, k: int, where: str | None, exclude: Sequence[str],
                         seen: str) -> list[dict]:

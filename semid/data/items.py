@@ -139,6 +139,11 @@ def _joined(value: str | list[str | None] | None) -> str:
 def _is_text(type_: pa.DataType) -> bool:
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return _is_text(type_.value_type) and not pa.types.is_list(type_.value_type)
+    return is_string(type_)
+
+
+def is_string(type_: pa.DataType) -> bool:
+    """Whether values of the type are text."""
     return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
 
 

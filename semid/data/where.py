@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 
 from semid.data.columns import listed
+from semid.data.items import is_string
 from semid.errors import DataError, did_you_mean
 from semid.types import Catalog
 
@@ -144,7 +145,7 @@ def _hint(catalog: Catalog, error: Exception) -> str:
     import pyarrow as pa
 
     if "Cannot compare values of type" in str(error) or "Could not convert string" in str(error):
-        text = [field.name for field in catalog.table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        text = [field.name for field in catalog.table.schema if is_string(field.type)]
         return f"; the columns with text are {listed(text)}: compare them with text in single quotes, or cast: CAST(x AS DOUBLE) < 20"
     lists = [field.name for field in catalog.table.schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
     if ("[]" not in str(error) and "list" not in str(error).lower()) or not lists:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import torch
 
 from semid.data.batch import history_batch
+from semid.data.items import is_string
 from semid.errors import ConfigError, DataError, RunError, SemidError
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
 from semid.run import Run, load
@@ -433,19 +434,15 @@ def _describe(name: str, column: pa.ChunkedArray) -> Column:
     kind, missing = column.type, column.null_count
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         flat = column.combine_chunks().flatten()
-        values = _frequent(flat) if _is_text(flat.type) else ()
+        values = _frequent(flat) if is_string(flat.type) else ()
         return Column(name, str(kind), missing, values)
-    if _is_text(kind):
+    if is_string(kind):
         return Column(name, str(kind), missing, _frequent(column))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind):
         ends = [end if end is None or isinstance(end, int) or (isinstance(end, float) and math.isfinite(end)) else str(end)
                 for end in pc.call_function("min_max", [column]).as_py().values()]
         return Column(name, str(kind), missing, (), *ends)
     return Column(name, str(kind), missing)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _frequent(column: pa.ChunkedArray | pa.Array, count: int = 20) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from semid.data.columns import listed
-from semid.data.items import texts
+from semid.data.items import is_string, texts
 from semid.data.read import read_items
 from semid.errors import DataError, did_you_mean
 from semid.types import Catalog
@@ -39,7 +39,7 @@ def read_new(items: Any, known: Catalog, *, item_id: str | None = None,
 def read_like(items: Any, known: Catalog, *, item_id: str | None = None,
               views: Mapping[str, str | Path | np.ndarray] | None = None) -> Catalog:
     """Read a table of items whose columns stay text where those of `known` are: "True" is not to become "true"."""
-    as_text = {field.name for field in known.table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    as_text = {field.name for field in known.table.schema if is_string(field.type)}
     return read_items(items, item_id=item_id, views=views, as_text=as_text)
 
 
@@ -66,9 +66,8 @@ def conform(given: Catalog, known: Catalog) -> pa.Table:
 
 def _as_lists(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     """Read text where lists of text are wanted, as a text file has them: parts between | signs."""
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     is_list = pa.types.is_list(wanted) or pa.types.is_large_list(wanted)
-    if not is_text or not is_list or not pa.types.is_string(wanted.value_type):
+    if not is_string(column.type) or not is_list or not pa.types.is_string(wanted.value_type):
         return column
     parts = [None if value is None else [part.strip() for part in value.split("|") if part.strip()] for value in column.to_pylist()]
     return pa.chunked_array([pa.array(parts, pa.list_(pa.string()))])
@@ -77,7 +76,7 @@ def _as_lists(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
 def id_column(catalog: Catalog, likely: str | None = None, others: Sequence[str] = ()) -> str | None:
     """Return the column that holds the item ids. Where titles are ids too: `likely` if it holds them, or one that isn't among `others`."""
     ids = catalog.items.ids.tolist()
-    text = [f.name for f in catalog.table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    text = [field.name for field in catalog.table.schema if is_string(field.type)]
     text.sort(key=lambda name: (name != likely, name in others))
     return next((name for name in text if catalog.table[name].to_pylist() == ids), None)
 
