@@ -1,11 +1,14 @@
-"""How fast is a training step of HSTU? The packed path against the plain one and against a transformer on torch's SDPA.
+"""How fast is a training step of HSTU, and what does it keep for the gradient? Its paths over real tokens (packed, a CPU's; sliced, that of
+other devices) against the plain one and a transformer on torch's SDPA.
 
     python benchmarks/hstu.py --out results/benchmarks/hstu.json
+    python benchmarks/hstu.py --device cuda --tokens 65536 --out results/benchmarks/hstu_gpu.json
 
 Two layers, width 64, two heads of 32 (the transformer's feed-forward width is 64, as SASRec's in the paper's comparison), the
 same vectors and times for all; a step is forward and backward in float32, and under bf16 autocast. Rows are full ("even"), or have
 lengths drawn uniformly up to the longest ("mixed"), where padding is what the packed path saves. Rounds interleave the models;
-figures are medians, ratios are of one run. Must: packed >= 1.45 times plain at length 200, >= 3 times at 1024.
+figures are medians, ratios are of one run. megabytes: of tensors kept between forward and backward, each once. Must: packed >= 1.45
+times plain at length 200, >= 3 times at 1024.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ import platform
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from semid.nn.hstu import HSTU
+from semid.nn.hstu import HSTU, Packed, Sliced
 from semid.nn.transformer import CausalTransformer
 
 WIDTH, LAYERS, HEADS = 64, 2, 2
@@ -38,16 +42,41 @@ def histories(tokens: int, length: int, is_mixed: bool) -> tuple[Tensor, Tensor,
 
 def step(run, x: Tensor, precision: str) -> float:
     """Return the milliseconds of one forward and backward pass."""
+    _wait(x)
     began = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         states = run(x)
     states.float().square().mean().backward()
+    _wait(x)
     return 1000 * (time.perf_counter() - began)
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def kept(run, x: Tensor, precision: str) -> float:
+    """Return the megabytes that the forward pass keeps for the backward pass."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), \
+            torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        states = run(x)
+    total = sum(storages.values()) / 1e6
+    states.float().square().mean().backward()
+    return total
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[200, 1024])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[200, 1024, 8192])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, where the packed path is left out")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="some processors only imitate bf16")
     parser.add_argument("--tokens", type=int, default=8192, help="positions of a batch, padding included")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
@@ -55,19 +84,24 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
 
+    device = torch.device(arguments.device)
+    layouts = {"packed": Packed, "sliced": Sliced} if device.type == "cpu" else {"sliced": Sliced}
+    fast = next(iter(layouts))
+
     rows = []
     for length in arguments.lengths:
         torch.manual_seed(0)
-        hstu = HSTU(WIDTH, layers=LAYERS, heads=HEADS, head_width=WIDTH // HEADS, dropout=0.0, max_length=length + 11)
-        transformer = CausalTransformer(WIDTH, layers=LAYERS, heads=HEADS, feedforward=WIDTH, dropout=0.0, max_length=length)
+        hstu = HSTU(WIDTH, layers=LAYERS, heads=HEADS, head_width=WIDTH // HEADS, dropout=0.0, max_length=length + 11).to(device)
+        transformer = CausalTransformer(WIDTH, layers=LAYERS, heads=HEADS, feedforward=WIDTH, dropout=0.0, max_length=length).to(device)
         for is_mixed in (False, True):
-            x, times, lengths = histories(arguments.tokens, length, is_mixed)
+            x, times, lengths = (part.to(device) for part in histories(arguments.tokens, length, is_mixed))
+            over_tokens = lambda layout, x, *, model=hstu, times=times, lengths=lengths: model.over_tokens(layout, x, times, lengths, None)
             contestants = {
-                "packed": lambda x, times=times, lengths=lengths, model=hstu: model(x, times, lengths),
+                **{name: partial(over_tokens, layout) for name, layout in layouts.items()},
                 "plain": lambda x, times=times, lengths=lengths, model=hstu: model.read(x, times, lengths)[0],
                 "sdpa_transformer": transformer,
             }
-            for precision in ("fp32", "bf16"):
+            for precision in arguments.precisions:
                 found: dict[str, list[float]] = {name: [] for name in contestants}
                 for turn in range(arguments.rounds + 1):
                     for name, run in contestants.items():
@@ -77,12 +111,14 @@ def main(argv: list[str] | None = None) -> None:
                 median = {name: statistics.median(values) for name, values in found.items()}
                 row = {"length": length, "rows": len(x), "lengths": "mixed" if is_mixed else "even", "precision": precision,
                        "milliseconds": {name: round(value, 1) for name, value in median.items()},
-                       "over_plain": round(median["plain"] / median["packed"], 2),
-                       "over_transformer": round(median["sdpa_transformer"] / median["packed"], 2)}
+                       "megabytes": {name: round(kept(run, x.clone().requires_grad_(), precision)) for name, run in contestants.items()},
+                       "over_plain": round(median["plain"] / median[fast], 2),
+                       "over_transformer": round(median["sdpa_transformer"] / median[fast], 2)}
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     result = {"benchmark": "hstu", "command": "python benchmarks/hstu.py " + " ".join(argv or sys.argv[1:]),
               "machine": {"processor": platform.processor() or platform.machine(), "threads": arguments.threads,
+                          "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
                           "torch": torch.__version__},
               "must": {"over_plain at 200": 1.45, "over_plain at 1024": 3.0}, "rows": rows}
     if arguments.out:

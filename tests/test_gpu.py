@@ -13,11 +13,14 @@ import torch
 from semid.data.batch import case_batches
 from semid.decoding.beam import beam_search
 from semid.decoding.free import valid_share
+from semid.nn.hstu import PIECE
 from semid.recipe_cards import recipe_names
 from semid.run import find_recipe, load, train
 from semid.training.fit import Interrupted
 from semid.validation import measure
 from tests.decoding.hashed import histories, random_ids, tree_and_generator
+from tests.nn.test_hstu import histories as hstu_histories
+from tests.nn.test_hstu import model_of
 from tests.toyworld.world import walk
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")]
@@ -61,6 +64,16 @@ def test_a_recipe_learns_on_the_gpu_and_its_run_answers_alike_on_the_cpu(name, t
     ours, theirs = run.recommender.recommend(batch, k=10), again.recommender.recommend(batch, k=10)
     assert (ours.item[:, 0] == theirs.item[:, 0]).mean() > 0.98
     np.testing.assert_allclose(ours.score[:, 0], theirs.score[:, 0], atol=0.05)
+
+
+def test_hstu_over_real_tokens_equals_the_plain_one_on_the_gpu_in_values_and_gradients():
+    model = model_of(max_length=200).cuda()
+    x, time, length, request = (part.cuda() for part in hstu_histories([PIECE + 30, 4, 0, PIECE]))
+    fast, plain = model(x, time, length, request), model.read(x, time, length, request)[0]
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
+    ours, theirs = (torch.autograd.grad(states.square().sum(), list(model.parameters())) for states in (fast, plain))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
 def test_training_that_was_stopped_goes_on_on_the_gpu(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """HSTU: attention by SiLU instead of softmax, a gate instead of a feed-forward network, and a bias of distance and time.
 
-Softmax shares one unit of weight among the history; SiLU keeps how much there is to say. On a CPU the layers run over real
-tokens alone, rows of equal length attend together in pieces of queries that skip the masked half, and the buckets of time are
-computed once a batch for all layers; `read` is the plain version, which other devices use: torch's FlexAttention always
-normalises by softmax and cannot express it, and a kernel of our own for GPUs isn't written yet.
+Softmax shares one unit of weight among the history; SiLU keeps how much there is to say. The layers run over real tokens alone,
+attention in pieces of queries that skip the masked half, and the buckets of time are computed once a batch for all layers. On a CPU
+(`Packed`) rows of equal length attend together, with compiled loops for what lies between the products; on other devices (`Sliced`)
+rows stand from long to short, so that those which reach a piece are one slice, and scores are computed again for the gradient:
+memory grows with the length, not with its square (the buckets apart, a byte a pair). torch's FlexAttention always normalises by
+softmax and cannot express this attention. `read` is the plain version.
 
 Source: Zhai et al., ICML 2024, arXiv 2402.17152, equations 1 to 3 and section 3.4; bias, scaling and initialisation as in the
 authors' code for public data. Deviations: (1) one head width for values and for queries and keys, as in all published
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from semid.nn.dropout import Dropout
 from semid.nn.loop import loop
@@ -132,17 +135,18 @@ class HSTU(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, length: Tensor, request: Tensor | None = None) -> Tensor:
         """x [B, S, D] padded on the right; time, length, request as in `next_times` -> states [B, S, D]."""
-        if x.device.type != "cpu":
-            return self.read(x, time, length, request)[0]
+        return self.over_tokens(Packed if x.device.type == "cpu" else Sliced, x, time, length, request)
+
+    def over_tokens(self, layout: type[Packed | Sliced], x: Tensor, time: Tensor, length: Tensor, request: Tensor | None) -> Tensor:
+        """`forward` in a layout of the real tokens; `Sliced` works on every device."""
         check_length(x.shape[1], self.position.num_embeddings)
         rows, width, _ = x.shape
-        packed = Packed.of(length, time, next_times(time, length, request) if self.has_time_bias else None)
-        tokens = self.embed(x.flatten(0, 1)[packed.place], packed.place % width)  # [T, D]
+        real = layout.of(length, time, next_times(time, length, request) if self.has_time_bias else None)
+        tokens = self.embed(x.flatten(0, 1)[real.place], real.place % width)  # [T, D]
         for block in self._blocks:
             gate, value, query, key = block.project(tokens)
-            mixed = _PackedAttention.apply(query, key, value, block.distance, block.clock, packed, block.max_length)
-            tokens = block.finish(tokens, gate, cast(Tensor, mixed).flatten(1))
-        return tokens.new_zeros(rows * width, x.shape[2]).index_copy(0, packed.place, tokens).view(rows, width, -1)
+            tokens = block.finish(tokens, gate, real.attend(block, query, key, value).flatten(1))
+        return tokens.new_zeros(rows * width, x.shape[2]).index_copy(0, real.place, tokens).view(rows, width, -1)
 
     def read(self, x: Tensor, time: Tensor, length: Tensor, request: Tensor | None = None) -> tuple[Tensor, Kept]:
         """`forward` in plain torch with padding, on any device, and the keys and values that `candidates` needs."""
@@ -231,6 +235,53 @@ class Packed:
             groups.append(Group(begin, len(rows), size, bucket))
             begin += len(rows) * size
         return cls(torch.cat([torch.empty(0, dtype=torch.int64), *place]), tuple(groups))
+
+    def attend(self, block: HSTUBlock, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal `silu_attention` of each row among its own tokens: [T, H, W] each -> [T, H, W]."""
+        return cast(Tensor, _PackedAttention.apply(query, key, value, block.distance, block.clock, self, block.max_length))
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """The real tokens of a batch, rows from long to short. place int64 [T] as in `Packed`; home int64 [T]: the same with the rows in
+    that order; shape: (B, S); rows: how many reach each piece; bucket: uint8 [rows, PIECE, keys] a piece, or none."""
+
+    place: Tensor
+    home: Tensor
+    shape: tuple[int, int]
+    rows: tuple[int, ...]
+    bucket: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, length: Tensor, time: Tensor, asked: Tensor | None) -> Sliced:
+        """As `Packed.of`."""
+        order, (batch, width) = length.argsort(descending=True), time.shape
+        home = torch.nonzero((torch.arange(width, device=time.device) < length[order, None]).flatten()).squeeze(1)
+        lengths, spans = length.tolist(), pieces(width)
+        rows = tuple(sum(size > lo for size in lengths) for lo, _ in spans)
+        bucket = () if asked is None else tuple(time_bucket(asked[order[:count], lo:hi], time[order[:count], :hi])
+                                                for count, (lo, hi) in zip(rows, spans))
+        return cls(order[home // width] * width + home % width, home, (batch, width), rows, bucket)
+
+    def attend(self, block: HSTUBlock, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `Packed.attend`."""
+        batch, width = self.shape
+        padded = lambda part: part.new_zeros(batch * width, *part.shape[1:]).index_copy(0, self.home, part).unflatten(0, self.shape)
+        q, k, v = (padded(part).transpose(1, 2) for part in (query, key, value))  # [B, H, S, W]
+        mixed = torch.zeros_like(v)
+        for number, (count, (lo, hi)) in enumerate(zip(self.rows, pieces(width))):
+            if count:
+                bucket = self.bucket[number] if self.bucket else None
+                mixed[:count, :, lo:hi] = cast(Tensor, checkpoint(_piece, block, q[:count, :, lo:hi], k[:count, :, :hi], v[:count, :, :hi],
+                                                                  bucket, use_reentrant=False, preserve_rng_state=False)).to(v.dtype)
+        return mixed.transpose(1, 2).flatten(0, 1)[self.home]
+
+
+def _piece(block: HSTUBlock, query: Tensor, key: Tensor, value: Tensor, bucket: Tensor | None) -> Tensor:
+    """The last Q of K positions attend: query [G, H, Q, W], key and value [G, H, K, W], bucket uint8 [G, Q, K] -> [G, H, Q, W]."""
+    place = torch.arange(key.shape[2], device=key.device)
+    distance = place[-query.shape[2] :, None] - place
+    return silu_attention(query, key, value, block.bias(distance.clamp_min(0), bucket), distance >= 0, block.max_length)
 
 
 def pieces(length: int) -> list[tuple[int, int]]:

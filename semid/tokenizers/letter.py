@@ -116,8 +116,8 @@ class LetterLoss(nn.Module):
             self._regroup(codebooks.detach())
             self.waiting.fill_(self.num_items)
         self.waiting -= rows
-        return torch.stack([diversity_loss(chosen, code, draw_partners(code, group), codebook) for chosen, code, group, codebook in
-                            zip(quantized.chosen, quantized.codes.T, self.group, codebooks, strict=True)]).mean()
+        return torch.stack([diversity_loss(code, draw_partners(code, group), codebook) for code, group, codebook in
+                            zip(quantized.codes.T, self.group, codebooks, strict=True)]).mean()
 
     def _regroup(self, codebooks: Tensor) -> None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))  # the loop's own random state: resuming repeats it
@@ -137,16 +137,17 @@ def collaborative_loss(code: Tensor, cf: Tensor) -> Tensor:
     return in_batch_contrast(code[known], cf[known]) if known.any() else code.new_zeros(())
 
 
-def diversity_loss(chosen: Tensor, code: Tensor, partner: Tensor, codebook: Tensor) -> Tensor:
-    """Pull each row's code vector to its partner's and away from all others of the level; a scalar, mean over rows with a partner.
+def diversity_loss(code: Tensor, partner: Tensor, codebook: Tensor) -> Tensor:
+    """Pull the code vector of each row to its partner's and away from all others of the level; a scalar, mean over rows with a partner.
 
-    chosen float [B, Z] = codebook[code], so that the gradient reaches the codebook only; code int64 [B]; partner int64 [B], -1 = none;
-    codebook float [K, Z]. A code is not compared with itself.
+    code int64 [B]; partner int64 [B], -1 = none; codebook float [K, Z], all that the gradient reaches. A code is not compared with
+    itself. O(K K Z + B): rows of one code share their comparisons.
 
     Source: LETTER, arXiv 2405.07314, section 3.1.
     """
-    logits = (chosen @ codebook.T).scatter(1, code[:, None], -torch.inf)
-    return F.cross_entropy(logits, partner, ignore_index=-1, reduction="sum") / (partner >= 0).sum().clamp_min(1)
+    similar = (codebook @ codebook.T).fill_diagonal_(-torch.inf)
+    paired = partner >= 0
+    return -F.log_softmax(similar, dim=1)[code[paired], partner[paired]].sum() / paired.sum().clamp_min(1)
 
 
 def draw_partners(code: Tensor, group: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from semid.errors import ConfigError
-from semid.nn.hstu import HSTU, PIECE, HSTUBlock, next_times, time_bucket
+from semid.nn.hstu import HSTU, PIECE, HSTUBlock, Packed, Sliced, next_times, time_bucket
 
 YEAR = 31_536_000
 
@@ -90,13 +90,14 @@ def test_the_time_asked_is_the_next_items_and_last_the_requests():
 @pytest.mark.parametrize("biases", [{}, {"has_time_bias": False}, {"has_position_bias": False},
                                     {"has_time_bias": False, "has_position_bias": False}])
 @pytest.mark.parametrize("lengths", [[7], [3, 12, 0, 12, 5], [PIECE + 30, 4, PIECE]])
-def test_the_packed_path_equals_the_plain_one_in_values_and_gradients(lengths, biases):
+@pytest.mark.parametrize("layout", [Packed, Sliced])
+def test_the_paths_over_real_tokens_equal_the_plain_one_in_values_and_gradients(layout, lengths, biases):
     model = model_of(max_length=200, **biases)
     x, time, length, request = histories(lengths)
     x.requires_grad_()
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     wanted = [x, *model.parameters()]
-    fast, plain = model(x, time, length, request), model.read(x, time, length, request)[0]
+    fast, plain = model.over_tokens(layout, x, time, length, request), model.read(x, time, length, request)[0]
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
     ours = torch.autograd.grad((fast * weight).sum(), wanted)
     theirs = torch.autograd.grad((plain * weight).sum(), wanted)
@@ -105,10 +106,10 @@ def test_the_packed_path_equals_the_plain_one_in_values_and_gradients(lengths, b
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("path", ["packed", "plain"])
+@pytest.mark.parametrize("path", ["packed", "sliced", "plain"])
 def test_later_items_leave_earlier_states_bit_identical(path):
     model = model_of()
-    run = model if path == "packed" else lambda *args: model.read(*args)[0]
+    run = {"packed": model, "sliced": lambda *args: model.over_tokens(Sliced, *args), "plain": lambda *args: model.read(*args)[0]}[path]
     x, time, length, request = histories([12, 12])
     before = run(x, time, length, request)
     x[:, 8] += 1
@@ -145,11 +146,12 @@ def test_candidates_equal_one_by_one(biases):
     torch.testing.assert_close(ours, parts)
 
 
-def test_bf16_autocast_is_near_float32():
+@pytest.mark.parametrize("layout", [Packed, Sliced])
+def test_bf16_autocast_is_near_float32(layout):
     model = model_of()
     x, time, length, request = histories([12, 7])
     with torch.autocast("cpu", torch.bfloat16):
-        low = model(x, time, length, request)
+        low = model.over_tokens(layout, x, time, length, request)
     low.sum().backward()
     torch.testing.assert_close(low.float(), model(x, time, length, request), atol=0.05, rtol=0.05)
     assert all(p.grad.isfinite().all() for p in model.parameters())
