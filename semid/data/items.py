@@ -110,10 +110,10 @@ def attributes(items: Items | None, ids: np.ndarray, id_column: str) -> pa.Table
     return table.set_column(place, items.column, id_array).replace_schema_metadata(None).combine_chunks()
 
 
-def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str, list[str]]:
+def texts(table: pa.Table, given: Sequence[str] | None, where: str, *, id_column: str | None = None) -> dict[str, list[str]]:
     """Return {column: N strings}: string columns, and lists of strings joined by ", "; '' where missing.
 
-    given: the columns to take; None takes all whose name does not say that they hold ids, and that hold no published codes.
+    given: the columns to take; None takes all but `id_column`, those whose name says that they hold ids, and published codes.
     """
     if given is not None:
         for name in given:
@@ -123,9 +123,9 @@ def texts(table: pa.Table, given: Sequence[str] | None, where: str) -> dict[str,
             if not _is_text(table.schema.field(name).type):
                 type_ = table.schema.field(name).type
                 raise DataError(f"{where}: --text {name}: want strings or lists of strings, got {type_}")
-    coded = code_columns(table)
+    others = {id_column, *code_columns(table)}
     guessed = [field.name for field in table.schema
-               if _is_text(field.type) and not is_identifier(field.name) and field.name not in coded]
+               if _is_text(field.type) and not is_identifier(field.name) and field.name not in others]
     names = guessed if given is None else given
     return {name: [_joined(value) for value in table.column(name).to_pylist()] for name in names}
 

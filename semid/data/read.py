@@ -154,7 +154,7 @@ def read(
     item_ids, item_codes = filters.compact(arrays.item_ids, arrays.item, in_core)
     has_events = np.bincount(arrays.user, minlength=len(arrays.user_ids)) > 0
     user_ids, user_codes = filters.compact(arrays.user_ids, arrays.user, has_events)
-    fields = item_rows.texts(table, text, catalogue.name if catalogue else source.name) if catalogue else {}
+    fields = item_rows.texts(table, text, catalogue.name, id_column=id_column) if catalogue else {}
     interactions = Interactions(user_codes, item_codes, time_values, IdMap(user_ids), IdMap(item_ids), unit,
                                 arrays.action, arrays.value, arrays.split)
     catalog = Catalog(interactions.items, table, fields, vectors)
@@ -180,7 +180,7 @@ def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, st
     assert found is not None
     fail_on(bad_rows_table(found.name, found.bad), len(found.bad), "mend them: all of a table is taken, or none of it")
     table = item_rows.attributes(found, found.ids, found.column)
-    return Catalog(IdMap(found.ids), table, item_rows.texts(table, None, found.name),
+    return Catalog(IdMap(found.ids), table, item_rows.texts(table, None, found.name, id_column=found.column),
                    item_rows.read_views(views or {}, found, found.ids))
 
 

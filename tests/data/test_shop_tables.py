@@ -26,6 +26,13 @@ def test_true_and_false_are_no_text_and_can_be_asked_for(tmp_path: Path):
     assert mask(data.catalog, "in_stock").tolist() == [True, False, False, True]
 
 
+@pytest.mark.parametrize("column", ["item", "product"])
+def test_the_column_of_ids_is_no_text_whatever_its_name(tmp_path: Path, column: str):
+    data = shop(tmp_path, f"{column},title\ni1,pan\ni2,pot\n", "user,item,time\na,i1,1\na,i2,2\n", item_id=column)
+    assert data.catalog.text == {"title": ["pan", "pot"]}
+    assert list(semid.data.read.read_items(tmp_path / "items.csv", item_id=column).text) == ["title"]
+
+
 def test_decimal_commas_are_numbers_and_said_so_but_thousands_stay_text(tmp_path: Path):
     data = shop(tmp_path, "item_id;title;price;sold;near\n00001;pan;6,14;1,234;3,12\n00002;pot;20;2,000;4,7\n"
                           "00003;lid;-0,50;12;\n00004;cup;;7,500;2\n")
