@@ -45,7 +45,9 @@ class PriorHeadScorer(nn.Module):
             raise ConfigError(f"prior heads: want a horizon that some head answers for, got {horizon}")
 
     def scale(self) -> Tensor:
-        return self.log_scale.exp().clamp_max(100.0)
+        with torch.no_grad():  # the parameter, not its value: a value that is clamped passes no gradient, and would never come back
+            self.log_scale.clamp_(max=math.log(100.0))
+        return self.log_scale.exp()
 
     def states(self, batch: Batch) -> Tensor:
         """Return [B, S, D], before the heads."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive
+from semid.decoding.free import valid_share
 from semid.errors import ConfigError, MissingExtra
 from semid.generators.backbone import LoRA, add_adapters, read_backbone
 from semid.generators.language_model import initial_rows, title_codes
@@ -117,6 +118,15 @@ def test_beams_as_wide_as_the_catalogue_are_exhaustive_and_all_real(folders, wri
     assert (beams.item.sort(1).values == torch.arange(ITEMS)).all()
     torch.testing.assert_close(beams.logp, scores.gather(1, beams.item), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(beams.logp, scores.sort(1, descending=True).values, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("writes", ["codes", "titles"])
+def test_left_alone_it_writes_items_that_are_not_there_and_with_the_tree_none(folders, writes):
+    model, batch = language_model(folders["tied"], writes=writes), histories(ROWS, NO_TARGET)
+    tree = CodeTree.build(SemanticIds(model.codes[:-1].int().numpy(), model.vocabulary.sizes))
+    assert valid_share(model, batch, tree, beams=16) < 0.6
+    found, items = beam_search(model, batch, tree, beams=16), set(map(tuple, model.codes[:-1].tolist()))
+    assert all(tuple(path) in items for path in found.codes.flatten(0, 1).tolist())
 
 
 def test_what_a_model_folder_says_of_decoding_changes_no_beam(folders, tmp_path):

@@ -21,6 +21,25 @@ def gains(negatives: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6) * 3, torch.randn(6, negatives) * 3
 
 
+class OneCode(torch.nn.Module):
+    """A generator of 64 items, each of one code of its own, that says given logits [B, 64]."""
+
+    codes = torch.arange(64)[:, None]
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = logits
+
+    def start(self, batch):
+        return self
+
+    def step(self, state, codes):
+        return self.logits, self
+
+    def select(self, rows):
+        return self
+
+
 def batch_of_pairs(negatives: int = 2):
     batch = one_target_each()
     target = batch.target.amax(1)
@@ -43,6 +62,21 @@ def test_one_negative_is_dpo_and_a_missing_one_changes_nothing():
     padded = torch.cat([rejected, torch.full((6, 1), -torch.inf)], dim=1)
     torch.testing.assert_close(preference_loss(chosen, padded, 0.1), wanted)
 
+
+def test_with_ids_of_one_code_it_is_the_logistic_loss_of_logit_differences_with_its_gradient():
+    """Both items' softmax has one sum, which cancels: y = 1 for z = beta ((z+ - z-) - (r+ - r-)), dL/dz+ = -beta sigma(-z) = -dL/dz-."""
+    batch, (logits, before) = batch_of_pairs(1), torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    model, reference = OneCode(logits), OneCode(before)
+    loss = Preference(reference, beta=0.4)(model, batch).total
+    rows, chosen, rejected = np.arange(7), batch.extra["chosen"].numpy(), batch.extra["rejected"][:, 0].numpy()
+    difference = (logits.detach() - before).double().numpy()
+    z = 0.4 * (difference[rows, chosen] - difference[rows, rejected])
+    assert loss.item() == pytest.approx(np.log1p(np.exp(-z)).mean(), rel=1e-5)
+    loss.backward()
+    wanted = np.zeros((7, 64))
+    wanted[rows, chosen], wanted[rows, rejected] = -0.4 / (1 + np.exp(z)) / 7, 0.4 / (1 + np.exp(z)) / 7
+    np.testing.assert_allclose(logits.grad.numpy(), wanted, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from semid.decoding import fused, step
 from semid.decoding.beam import beam_search
 from semid.decoding.exhaustive import exhaustive, score_items
+from semid.decoding.normalise import log_probabilities, pad_children
 from semid.tree import CodeTree
 from semid.types import SemanticIds
 from tests.decoding.hashed import HashedGenerator, best, histories, path_scores, random_ids, tree_and_generator
@@ -115,6 +116,20 @@ def test_no_beam_dies(world, beams):
     assert (found.item >= 0).sum(1).tolist() == np.minimum(left, beams).tolist()
     assert (hide(np.zeros((len(USERS), len(ids) + 1)), None if allowed is None else np.append(allowed, True), seen)[
         np.arange(len(USERS))[:, None], found.item.numpy()] == 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds(), st.integers(0, 1000))
+def test_the_children_of_every_node_share_the_probability_one(world, seed):
+    ids, tree = world[:2]
+    for level in range(tree.levels):
+        node = torch.arange(tree.num_nodes(level - 1) if level else 1)
+        logits = torch.randn(len(node), max(ids.sizes), generator=torch.Generator().manual_seed(seed)) * 5
+        share = log_probabilities(tree, level, logits, node, "children").exp()
+        _, code, exists = pad_children(tree, level, node)
+        codes = [set(c[e].tolist()) - {-1} for c, e in zip(code, exists, strict=True)]
+        total = [sum(share[row, c].item() for c in each) for row, each in enumerate(codes) if each]
+        assert total == pytest.approx([1] * len(total), abs=1e-5)
 
 
 @settings(max_examples=80, deadline=None)

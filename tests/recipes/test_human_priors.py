@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from semid.data.batch import case_batches
+from semid.data.split import split
 from semid.errors import ConfigError, DataError
 from semid.recipes import human_priors
 from semid.run import load, train
 from semid.training.job import Job
 from semid.training.log import Log
-from semid.types import Catalog
+from semid.types import Catalog, IdMap, Interactions, Protocol, Split
 from tests.toyworld.world import walk
 
 SHORT = replace(human_priors.smoke(), epochs=1)
@@ -86,3 +87,36 @@ def test_the_control_of_shuffled_tags_weighs_its_heads_by_the_tags_it_has():
     own = np.array([world.train.counts[tags[:, head]].sum() for head in range(tags.shape[1])]) / len(world.train)
     share = next(record["share"] for record in records if "share" in record)
     np.testing.assert_allclose(list(share.values()), own, atol=1e-4)
+
+
+TAGS, ITEMS = 8, 48
+
+
+def one_of_each_tag(seed: int, users: int = 300, length: int = 30) -> tuple[Split, np.ndarray]:
+    """Item i of tag i mod 8 is followed by one of its eight successors, int64 [N, 8], one of each tag, each as likely."""
+    rng = np.random.default_rng(seed)
+    after = rng.integers(ITEMS // TAGS, size=(ITEMS, TAGS)) * TAGS + np.arange(TAGS)
+    item = [rng.integers(ITEMS, size=users)]
+    for _ in range(length - 1):
+        item.append(after[item[-1], rng.integers(TAGS, size=users)])
+    names = IdMap([f"i{i}" for i in range(ITEMS)])
+    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), length), np.stack(item, axis=1).reshape(-1).astype(np.int32),
+                          np.tile(np.arange(length, dtype=np.int64), users), IdMap([f"u{u}" for u in range(users)]), names)
+    return split(events, Catalog(names, pa.table({"category": [f"c{i % TAGS}" for i in range(ITEMS)]})), Protocol()), after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_heads_find_a_successor_of_each_tag_and_with_the_tags_of_other_items_they_do_not(seed):
+    world, after = one_of_each_tag(seed)
+    config = human_priors.Config(horizon=1, segments=1, negatives=ITEMS, width=16, num_heads=1, feedforward=64, dropout=0.0, epochs=30,
+                                 patience=30, optimization=replace(SHORT.optimization, weight_decay=0.0))
+    found = {}
+    for is_shuffled in (False, True):
+        recommender, hits = human_priors.run(replace(config, is_shuffled=is_shuffled), world, Job(seed=seed)), []
+        for _, batch in case_batches(world, world.test):
+            last = batch.item.numpy()[np.arange(len(batch)), batch.length.numpy() - 1]
+            lists = recommender.recommend(batch, k=TAGS, seen="keep").item
+            hits += [np.isin(row, right).mean() for row, right in zip(lists, after[last], strict=True)]
+        found[is_shuffled] = np.mean(hits)
+    assert found[False] > found[True] + 0.15

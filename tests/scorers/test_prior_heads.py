@@ -83,6 +83,18 @@ def test_heads_of_unlikely_priors_are_off_and_the_likeliest_stays_on():
     assert torch.isfinite(model.score_of(BATCH, 0)).any()  # who asks for a prior gets it
 
 
+def test_the_learnt_scale_stops_at_100_and_comes_back_at_once():
+    model = scorer(heads(), two_tags())
+    optimizer = torch.optim.SGD([model.log_scale], lr=0.01)
+    found = []
+    for sign in [-1] * 8 + [1]:  # a loss that falls with the scale, then one that rises
+        optimizer.zero_grad()
+        (sign * model.scale()).backward()
+        optimizer.step()
+        found.append(model.scale().item())
+    assert found[-3:] == pytest.approx([100, 100, 100 / np.e], rel=1e-4)
+
+
 def test_heads_without_priors_cannot_be_asked_for_one():
     model = scorer(FreeHeads(WIDTH, 3), two_tags())
     assert torch.isfinite(model.score(BATCH)).all()

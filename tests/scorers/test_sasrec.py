@@ -76,6 +76,13 @@ def test_gbce_equals_bce_on_the_transformed_positive_logit(calibration):
     assert abs(gbce(positive, negative, num_items=100, calibration=calibration).item() - wanted.mean().item()) < 1e-6
 
 
+def test_gbce_stays_finite_where_the_transform_overflows():
+    """1 / sigma(-2000) is beyond float64 too. Fully calibrated beta is a = 4 / 99, and a sure mistake costs (2000 beta + 4 x 2000) / 5."""
+    positive, negative = torch.full((3,), -2000.0), torch.full((3, 4), 2000.0)
+    loss = gbce(positive, negative, num_items=100, calibration=1.0)
+    assert loss.item() == pytest.approx((4 / 99 * 2000 + 8000) / 5, rel=1e-6)
+
+
 def test_sampled_softmax_over_all_items_is_full_softmax():
     torch.manual_seed(0)
     hidden, table, target = torch.randn(9, 4), torch.randn(15, 4), torch.randint(15, (9,))
