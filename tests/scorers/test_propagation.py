@@ -21,8 +21,9 @@ from semid.scorers.lightgcn import LightGCN
 from semid.scorers.ngcf import NGCF
 from semid.scorers.propagation import GraphScorer
 from semid.training.job import Job
-from semid.types import Batch
-from tests.toyworld.world import blocks
+from semid.types import Batch, Split
+from semid.validation import measure
+from tests.toyworld.world import blocks, sparse
 
 USERS, ITEMS = 5, 6
 USER, ITEM = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4]), np.array([0, 1, 1, 2, 3, 3, 4, 0, 2])  # item 5 has no edge
@@ -179,6 +180,31 @@ def test_strangers_are_recommended_what_their_community_takes(name, tmp_path):
     block = torch.arange(40) // 10
     same = block[:, None] == block
     assert cosine[same].mean() > cosine[~same].mean() + 0.3
+
+
+def recall(recipe, config, world: Split) -> float:
+    """Mean test recall@10 of three seeds."""
+    return float(np.mean([measure(recipe.run(config, world, Job(seed=seed)), world, seen="remove")["recall@10"] for seed in range(3)]))
+
+
+@pytest.mark.slow
+def test_the_graph_lifts_factors_where_data_are_sparse_and_ngcf_gets_less_from_it():
+    """Measured: LightGCN .60, NGCF .52, factors .21. Who knows the communities alone has .67, who knows nothing .025."""
+    world, pairing = sparse(), replace(lightgcn.smoke_pairing(), epochs=40)
+    config = replace(lightgcn.smoke(), pairing=pairing)
+    factors = recall(lightgcn, replace(config, layers=0), world)
+    assert recall(lightgcn, config, world) > recall(ngcf, replace(ngcf.smoke(), pairing=pairing), world) > factors + 0.1
+
+
+@pytest.mark.slow
+def test_titles_lift_alpharec_where_data_are_sparser_and_titles_of_other_items_do_not():
+    """Three events for two items. Measured: AlphaRec .46, with shuffled titles .18, LightGCN .18."""
+    world, config = sparse(taken=4), replace(alpharec.smoke(), text="hashed")
+    titles = np.random.default_rng(0).permutation(world.catalog.text["title"]).tolist()
+    shuffled = replace(world, catalog=replace(world.catalog, text={"title": titles}))
+    told, graph = recall(alpharec, config, world), recall(lightgcn, lightgcn.smoke(), world)
+    assert told > graph + 0.1
+    assert recall(alpharec, config, shuffled) < told - 0.1
 
 
 @pytest.mark.parametrize("name", SMOKES)

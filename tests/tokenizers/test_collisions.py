@@ -1,4 +1,5 @@
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from semid.tokenizers.collisions import (
     popularity_rank,
     sinkhorn,
 )
+from semid.tokenizers.residual_kmeans import ResidualKMeans
 from semid.types import SemanticIds
+from tests.tokenizers.test_learning import films
 
-EXACT = [extra_level, popularity_rank, next_free, minimum_cost]
+EXACT = [extra_level, partial(extra_level, is_unique_zero=True), popularity_rank, next_free, minimum_cost]
 
 
 def residual_ids(count: int, *, size: int = 32, duplicates: float = 0.2, levels: int = 3, seed: int = 0):
@@ -132,6 +135,18 @@ def test_sinkhorn_separates_unlike_items_and_reports_identical_ones(caplog):
         after = sinkhorn(same, np.tile(np.arange(8, dtype=np.float32), (5, 1)), np.zeros(5, np.int64))
     assert after.num_distinct == 1
     assert "4 of 5 items still share their codes" in caplog.text
+
+
+@pytest.mark.slow
+def test_sinkhorn_leaves_few_of_the_collisions_of_films():
+    """Of real vectors, of which no two are equal. Measured: .257 before, .001 after."""
+    items = films()
+    tokenizer = ResidualKMeans("text", levels=3, size=64).fit(items, seed=0)
+    ids = tokenizer.assign(items)
+    distances = tokenizer.distances(items, ids.codes)
+    report = collision_report(ids, sinkhorn(ids, distances, np.zeros(len(items), np.int64)), distances)
+    assert report["rate_before"] > 0.1
+    assert report["rate_after"] < report["rate_before"] / 3
 
 
 def test_collision_report_equals_hand_counts():

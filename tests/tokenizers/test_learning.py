@@ -3,6 +3,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+from semid.data.bundled import movielens
+from semid.encoders.hashed import text_vectors
 from semid.errors import DataError
 from semid.protocols import Tokenizer
 from semid.tokenizers.cost import CoST
@@ -52,6 +54,14 @@ def clustered(count: int = 800, dim: int = 24, centres: int = 20) -> Catalog:
     vectors = (inner @ rng.normal(size=(6, dim)) + 1.0).astype(np.float32)
     views = {"text": vectors, "cf": rng.normal(size=(count, 8)).astype(np.float32)}
     return Catalog(IdMap([f"i{k}" for k in range(count)]), pa.table({"row": list(range(count))}), {}, views)
+
+
+def films() -> Catalog:
+    """The first two thousand bundled films, by hashed words of titles and genres, without those whose words are another's."""
+    text = movielens().catalog.text
+    vectors = text_vectors([f"{title} {genres}" for title, genres in zip(text["title"][:2000], text["categories"][:2000], strict=True)], 64)
+    vectors = vectors[np.sort(np.unique(vectors, axis=0, return_index=True)[1])]
+    return Catalog(IdMap([f"i{k}" for k in range(len(vectors))]), pa.table({"row": list(range(len(vectors)))}), {}, {"text": vectors})
 
 
 FAST = Optimization(learning_rate=3e-3, beta2=0.999, weight_decay=1e-4, clip=1.0, warmup=20)

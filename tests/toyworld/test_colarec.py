@@ -6,18 +6,16 @@ import dataclasses
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from semid.data.split import split
 from semid.errors import DataError
 from semid.recipes import colarec, semid
 from semid.run import load, train
 from semid.training.job import Job
-from semid.types import Catalog, IdMap, Interactions, Protocol, Split
+from semid.types import Split
 from semid.validation import measure
-from tests.toyworld.world import blocks
+from tests.toyworld.world import blocks, sparse
 
 CONFIG = replace(colarec.smoke(), is_bag=True, batch_size=64, epochs=15, look_every=5)
 
@@ -92,18 +90,6 @@ def likeness(config: colarec.Config) -> float:
 def test_the_contrast_draws_items_of_a_cluster_together():
     alone = replace(CONFIG, ranking=0.0, patience=100)
     assert likeness(replace(alone, contrast=0.5)) > likeness(replace(alone, contrast=0.0)) + 0.1
-
-
-def sparse() -> Split:
-    """Twenty communities of twenty items and 15 users each, who take six: an item is known from four events, its community from its words
-    at once."""
-    rng = np.random.default_rng(0)
-    taken = np.stack([rng.permutation(20)[:6] + 20 * (user % 20) for user in range(300)])
-    users, items = IdMap([f"u{u}" for u in range(300)]), IdMap([f"i{i}" for i in range(400)])
-    events = Interactions(np.repeat(np.arange(300, dtype=np.int32), 6), taken.reshape(-1).astype(np.int32),
-                          np.tile(np.arange(6, dtype=np.int64), 300), users, items)
-    words = [f"b{i // 20}w{rng.integers(5)} b{i // 20}w{rng.integers(5)} noise{rng.integers(4)}" for i in range(400)]
-    return split(events, Catalog(items, pa.table({"title": words}), {"title": words}), Protocol(), "sparse")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from semid.recipes import setrec
 from semid.training.job import Job
 from semid.types import Protocol
 from semid.validation import measure
-from tests.toyworld.world import walk
+from tests.toyworld.world import sparse, walk
 
 
 @pytest.mark.slow
@@ -34,6 +34,19 @@ def test_beta_is_the_best_on_validation():
         recommender.scorer.beta.fill_(beta)
         found[beta] = measure(recommender, world, seen="keep", limit=2000)["ndcg@10"]
     assert found[round(chosen, 1)] == max(found.values())
+
+
+@pytest.mark.slow
+def test_behaviour_and_content_together_find_warm_items_better_than_either():
+    """Measured on validation: NDCG@10 .18 together, .13 by behaviour alone, .17 by content alone."""
+    world, found = sparse(taken=8), {}
+    recommender = setrec.run(replace(setrec.smoke(), text="hashed"), world, Job())
+    chosen = float(recommender.scorer.beta)
+    for beta in (0.0, chosen, 1.0):
+        recommender.scorer.beta.fill_(beta)
+        found[beta] = measure(recommender, world, seen="keep", limit=2000)["ndcg@10"]
+    assert 0 < chosen < 1
+    assert found[chosen] > max(found[0.0], found[1.0]) + 0.005, found
 
 
 @pytest.mark.parametrize("changes", [{"has_cf": False}, {"semantic": 0}, {"is_causal": False, "batch_size": 128}])

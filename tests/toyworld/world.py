@@ -47,3 +47,15 @@ def blocks(*, poison: bool = False) -> Split:
                           np.tile(np.arange(7, dtype=np.int64), 120), users, items)
     text = np.random.default_rng(1).normal(size=(40, 16)).astype(np.float32)
     return split(events, Catalog(items, pa.table({"block": [i // 10 for i in range(40)]}), {}, {"text": text}), Protocol(), "blocks")
+
+
+def sparse(*, taken: int = 6) -> Split:
+    """Twenty communities of twenty items and 15 users each, who take a few: where they take six, an item is known from three events of
+    training, its community from its words at once."""
+    rng = np.random.default_rng(0)
+    item = np.stack([rng.permutation(20)[:taken] + 20 * (user % 20) for user in range(300)])
+    users, items = IdMap([f"u{u}" for u in range(300)]), IdMap([f"i{i}" for i in range(400)])
+    events = Interactions(np.repeat(np.arange(300, dtype=np.int32), taken), item.reshape(-1).astype(np.int32),
+                          np.tile(np.arange(taken, dtype=np.int64), 300), users, items)
+    words = [f"b{i // 20}w{rng.integers(5)} b{i // 20}w{rng.integers(5)} noise{rng.integers(4)}" for i in range(400)]
+    return split(events, Catalog(items, pa.table({"title": words}), {"title": words}), Protocol(), "sparse")
