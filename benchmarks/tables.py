@@ -220,7 +220,8 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
     plain, what = (PLAIN_CODES, "residual k-means on text") if PLAIN_CODES in systems else ("semid", "residual k-means on behaviour")
     lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{plain}`, {what} "
              "(paired permutation, Holm). Residual k-means on text is GRID's; `semid:rqvae` are TIGER's codes, which DiscRec takes too, "
-             "`semid:product` those of parallel generators (RPG), `semid:letter_sid` the ones that LETTER's authors published.", ""]
+             "`semid:product` those of parallel generators (RPG), `semid:letter_sid` the ones that LETTER's authors published"
+             + (", `letter:two_level` the same here, under LETTER's sharpened loss." if takes_published_codes(systems) else "."), ""]
     rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
     return lines + tested_table("codes", rows, data, protocol, plain) + trained_claims(data, protocol, systems)
 
@@ -269,9 +270,8 @@ def tested_table(what: str, rows: dict[str, list[dict]], data: str, protocol: st
 
 def trained_claims(data: str, protocol: str, systems: dict[str, list[dict]]) -> list[str]:
     """What papers claim of codes, as whole trainings find it, where a comparison with the better way as its reference was made."""
-    published = systems.get("letter:two_level", [{"config": {"codes": None}}])[0]["config"]["codes"]
     lines = []
-    for text, one, other in CLAIMED_OF_PUBLISHED if published else CLAIMED:
+    for text, one, other in CLAIMED_OF_PUBLISHED if takes_published_codes(systems) else CLAIMED:
         said = []
         for reference, seen, pair in comparisons(data, protocol, tuple(KEPT)):
             if reference == one and (row := pair.get(other)):
@@ -280,6 +280,11 @@ def trained_claims(data: str, protocol: str, systems: dict[str, list[dict]]) -> 
                 said.append(f"{KEPT[seen]} {verdict}, N@10 {short(a)} for `{one}`, {short(b)} for `{other}` (p {p_text(p)})")
         lines += [f"- {text}: {'; '.join(said)}."] if said else []
     return ["", "What papers claim, by whole trainings:", "", *lines] if lines else []
+
+
+def takes_published_codes(systems: dict[str, list[dict]]) -> bool:
+    """Whether `letter:two_level` was trained on published codes, so that only its loss is LETTER's own."""
+    return "letter:two_level" in systems and systems["letter:two_level"][0]["config"]["codes"] is not None
 
 
 def p_text(p: float) -> str:
