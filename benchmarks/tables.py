@@ -221,7 +221,8 @@ def codes_lines(data: str, protocol: str, systems: dict[str, list[dict]]) -> lis
     lines = ["", f"What the codes alone change: semid's generator with its inputs on other codes, N@10 tested against `{plain}`, {what} "
              "(paired permutation, Holm). Residual k-means on text is GRID's; `semid:rqvae` are TIGER's codes, which DiscRec takes too, "
              "`semid:product` those of parallel generators (RPG), `semid:letter_sid` the ones that LETTER's authors published"
-             + (", `letter:two_level` the same here, under LETTER's sharpened loss." if takes_published_codes(systems) else "."), ""]
+             + (", `letter:two_level` the same here, under LETTER's sharpened loss." if takes_published_codes(systems) else
+                "; `letter:two_level` and its ablations have LETTER's sharpened loss too, all but `no_ranking`."), ""]
     rows = {name: records for name, records in systems.items() if changes_codes(name) or name == "semid"}
     return lines + tested_table("codes", rows, data, protocol, plain) + trained_claims(data, protocol, systems)
 
