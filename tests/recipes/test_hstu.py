@@ -12,8 +12,9 @@ import pytest
 from semid.data.split import split
 from semid.recipes import hstu
 from semid.run import train
-from semid.types import Catalog, IdMap, Interactions, Protocol, Split
+from semid.types import Catalog, IdMap, Protocol, Split
 from semid.validation import measure
+from tests.toyworld.world import events_of
 
 ITEMS = 16
 
@@ -26,8 +27,7 @@ def two_ways(seed: int, users: int = 200, length: int = 12) -> Split:
     for step in range(1, length):
         item.append(after[is_late[:, step], item[-1]])
     names = IdMap([f"i{i}" for i in range(ITEMS)])
-    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), length), np.stack(item, axis=1).reshape(-1).astype(np.int32),
-                          np.where(is_late, 86_400, 60).cumsum(1).reshape(-1), IdMap([f"u{u}" for u in range(users)]), names)
+    events = events_of(np.stack(item, axis=1), names, time=np.where(is_late, 86_400, 60).cumsum(1))
     return split(events, Catalog(names, pa.table({"item": list(range(ITEMS))})), Protocol())
 
 

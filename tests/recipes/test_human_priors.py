@@ -16,8 +16,8 @@ from semid.recipes import human_priors
 from semid.run import load, train
 from semid.training.job import Job
 from semid.training.log import Log
-from semid.types import Catalog, IdMap, Interactions, Protocol, Split
-from tests.toyworld.world import walk
+from semid.types import Catalog, IdMap, Protocol, Split
+from tests.toyworld.world import events_of, walk
 
 SHORT = replace(human_priors.smoke(), epochs=1)
 
@@ -100,9 +100,8 @@ def one_of_each_tag(seed: int, users: int = 300, length: int = 30) -> tuple[Spli
     for _ in range(length - 1):
         item.append(after[item[-1], rng.integers(TAGS, size=users)])
     names = IdMap([f"i{i}" for i in range(ITEMS)])
-    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), length), np.stack(item, axis=1).reshape(-1).astype(np.int32),
-                          np.tile(np.arange(length, dtype=np.int64), users), IdMap([f"u{u}" for u in range(users)]), names)
-    return split(events, Catalog(names, pa.table({"category": [f"c{i % TAGS}" for i in range(ITEMS)]})), Protocol()), after
+    catalog = Catalog(names, pa.table({"category": [f"c{i % TAGS}" for i in range(ITEMS)]}))
+    return split(events_of(np.stack(item, axis=1), names), catalog, Protocol()), after
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ from semid.training.job import Job
 from semid.training.log import Log
 from semid.training.session_pairs import SessionPairs
 from semid.tree import CodeTree
-from semid.types import Catalog, IdMap, Interactions, Protocol, SemanticIds, Split
-from tests.toyworld.world import walk
+from semid.types import Catalog, IdMap, Protocol, SemanticIds, Split
+from tests.toyworld.world import events_of, walk
 
 ITEMS, FAST = 64, Optimization(learning_rate=5e-3, warmup=20, weight_decay=0.0)
 SHORT = replace(onerec.smoke(), steps=10, look_every=10, ipa=replace(onerec.smoke().ipa, steps=3, look_every=3, reward_steps=5))
@@ -42,9 +42,7 @@ def four_ways(seed: int = 0, users: int = 1000) -> Split:
     for _ in range(11):
         item.append((5 * item[-1] + 1 + rng.integers(4, size=users)) % ITEMS)
     names = IdMap([f"i{i}" for i in range(ITEMS)])
-    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), 12), np.stack(item, 1).reshape(-1).astype(np.int32),
-                          np.tile(np.arange(12, dtype=np.int64), users), IdMap([f"u{u}" for u in range(users)]), names)
-    return split(events, Catalog(names, pa.table({"item": list(range(ITEMS))})), Protocol())
+    return split(events_of(np.stack(item, axis=1), names), Catalog(names, pa.table({"item": list(range(ITEMS))})), Protocol())
 
 
 def sessions(seed: int = 0) -> SessionBatches:

@@ -21,7 +21,7 @@ from semid.tokenizers.p5 import (
     together,
 )
 from semid.types import IdMap, Interactions, Protocol, SemanticIds
-from tests.toyworld.world import walk
+from tests.toyworld.world import events_of, walk
 
 COMMUNITIES, EACH = 5, 60
 
@@ -39,10 +39,7 @@ def communities(users: int = 1500, taken: int = 8, faithful: float = 0.9) -> tup
 
 def events(item: np.ndarray, count: int | None = None) -> Interactions:
     """item [U, T]: what each user takes, in order."""
-    users, taken = item.shape
-    names = IdMap([f"i{i}" for i in range(COMMUNITIES * EACH if count is None else count)])
-    return Interactions(np.repeat(np.arange(users, dtype=np.int32), taken), item.reshape(-1).astype(np.int32),
-                        np.tile(np.arange(taken), users), IdMap([f"u{u}" for u in range(users)]), names)
+    return events_of(item, IdMap([f"i{i}" for i in range(COMMUNITIES * EACH if count is None else count)]))
 
 
 def titles(count: int) -> list[str]:

@@ -29,10 +29,16 @@ def walk(*, users: int = 240, length: int = 12, items: int = ITEMS, seed: int = 
     table = pa.table({"title": [f"Item number {i}" for i in range(items)], "price": [float(i % 10) for i in range(items)],
                       "category": [f"c{i % 4}" for i in range(items)]})
     catalog = Catalog(names, table, {"title": table["title"].to_pylist()}, {"text": vectors})
-    events = Interactions(np.repeat(np.arange(users, dtype=np.int32), length), item.reshape(-1).astype(np.int32),
-                          np.tile(np.arange(length, dtype=np.int64) * 86_400, users),
-                          IdMap([f"user{u}" for u in range(users)]), names)
-    return split(events, catalog, protocol or Protocol(), "toyworld")
+    time = np.tile(np.arange(length) * 86_400, (users, 1))
+    return split(events_of(item, names, time=time, user="user"), catalog, protocol or Protocol(), "toyworld")
+
+
+def events_of(item: np.ndarray, names: IdMap, *, time: np.ndarray | None = None, user: str = "u") -> Interactions:
+    """Return the events of users who took int [U, L] rows of items, one after the other or at int [U, L] times."""
+    users, length = item.shape
+    at = np.tile(np.arange(length), users) if time is None else time.reshape(-1)
+    return Interactions(np.repeat(np.arange(users, dtype=np.int32), length), item.reshape(-1).astype(np.int32), at.astype(np.int64),
+                        IdMap([f"{user}{u}" for u in range(users)]), names)
 
 
 def blocks(*, poison: bool = False) -> Split:
@@ -42,11 +48,10 @@ def blocks(*, poison: bool = False) -> Split:
     taken = np.stack([rng.permutation(10)[:7] + 10 * (user % 4) for user in range(120)])
     if poison:
         taken[:, 5:] = (taken[:, 5:] + 10) % 40
-    users, items = IdMap([f"u{u}" for u in range(120)]), IdMap([f"i{i}" for i in range(40)])
-    events = Interactions(np.repeat(np.arange(120, dtype=np.int32), 7), taken.reshape(-1).astype(np.int32),
-                          np.tile(np.arange(7, dtype=np.int64), 120), users, items)
+    names = IdMap([f"i{i}" for i in range(40)])
     text = np.random.default_rng(1).normal(size=(40, 16)).astype(np.float32)
-    return split(events, Catalog(items, pa.table({"block": [i // 10 for i in range(40)]}), {}, {"text": text}), Protocol(), "blocks")
+    catalog = Catalog(names, pa.table({"block": [i // 10 for i in range(40)]}), {}, {"text": text})
+    return split(events_of(taken, names), catalog, Protocol(), "blocks")
 
 
 def sparse(*, taken: int = 6) -> Split:
@@ -54,8 +59,6 @@ def sparse(*, taken: int = 6) -> Split:
     training, its community from its words at once."""
     rng = np.random.default_rng(0)
     item = np.stack([rng.permutation(20)[:taken] + 20 * (user % 20) for user in range(300)])
-    users, items = IdMap([f"u{u}" for u in range(300)]), IdMap([f"i{i}" for i in range(400)])
-    events = Interactions(np.repeat(np.arange(300, dtype=np.int32), taken), item.reshape(-1).astype(np.int32),
-                          np.tile(np.arange(taken, dtype=np.int64), 300), users, items)
+    names = IdMap([f"i{i}" for i in range(400)])
     words = [f"b{i // 20}w{rng.integers(5)} b{i // 20}w{rng.integers(5)} noise{rng.integers(4)}" for i in range(400)]
-    return split(events, Catalog(items, pa.table({"title": words}), {"title": words}), Protocol(), "sparse")
+    return split(events_of(item, names), Catalog(names, pa.table({"title": words}), {"title": words}), Protocol(), "sparse")
