@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,8 +68,9 @@ def short(value: float) -> str:
     return f"{value:.4f}".lstrip("0") or "0"
 
 
-def in_order(systems: dict[str, list[dict]]) -> list[str]:
-    return sorted(systems, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+def in_order(systems: Iterable[str]) -> list[str]:
+    """Return the names, each once, as tables list them."""
+    return sorted(set(systems), key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 def main_table(systems: dict[str, list[dict]]) -> list[str]:
@@ -202,14 +203,22 @@ def tests_by_reference(data: str, protocol: str) -> dict[tuple[str, str], dict[s
 
 
 def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep", "remove")) -> list[str]:
-    """Paired permutation tests, Holm-adjusted, against each reference that is a system of its own."""
-    lines = []
+    """Paired permutation tests, Holm-adjusted within a call, against each reference that is a system of its own: a column each."""
+    columns: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for reference, seen, ndcg in comparisons(data, protocol, seens):
         if changes_codes(reference) or reference == UNALIGNED:
             continue
         base = ndcg.pop(reference)["mean"]
-        said = [f"{name} {value['mean'] / base - 1:+.1%} (p {p_text(value['p_adjusted'])})" for name, value in ndcg.items()]
-        lines += ["", f"N@10 against {reference}, seen items {KEPT[seen]}, paired permutation, Holm: " + "; ".join(said) + "."]
+        for name, value in ndcg.items():
+            columns[reference, seen][name] = f"{value['mean'] / base - 1:+.1%} ({p_text(value['p_adjusted'])})"
+    if not columns:
+        return []
+    places = [(reference, seen) for reference in in_order([reference for reference, _ in columns]) for seen in seens]
+    heads = [f"against {reference}, {KEPT[seen]}" for reference, seen in places]
+    lines = ["", "N@10 against others: the difference, and p of a paired permutation test (Holm).", "",
+             "| system | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name in in_order([name for column in columns.values() for name in column]):
+        lines.append(f"| {name} | " + " | ".join(columns[place].get(name, "") for place in places) + " |")
     return lines
 
 
@@ -278,7 +287,7 @@ def trained_claims(data: str, protocol: str, systems: dict[str, list[dict]]) -> 
             if reference == one and (row := pair.get(other)):
                 p, a, b = row["p_adjusted"], pair[one]["mean"], row["mean"]
                 verdict = "not confirmed, the difference may be chance" if p >= 0.05 else "confirmed" if a > b else "contradicted"
-                said.append(f"{KEPT[seen]} {verdict}, N@10 {short(a)} for `{one}`, {short(b)} for `{other}` (p {p_text(p)})")
+                said.append(f"{KEPT[seen]} {verdict}, N@10 {short(a)} for `{one}`, {short(b)} for `{other}` ({p_said(p)})")
         lines += [f"- {text}: {'; '.join(said)}."] if said else []
     return ["", "What papers claim, by whole trainings:", "", *lines] if lines else []
 
@@ -289,7 +298,11 @@ def takes_published_codes(systems: dict[str, list[dict]]) -> bool:
 
 
 def p_text(p: float) -> str:
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".")
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def p_said(p: float) -> str:
+    return f"p {'' if p < 0.001 else '= '}{p_text(p)}"
 
 
 def published_table(data: str) -> list[str]:
