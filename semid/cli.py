@@ -57,7 +57,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     after an interruption.
 
     JSON: {"data", "systems", "comparisons", "report"} as of `semid compare`, and "example": {"user", "history",
-    "recommendations"}.
+    "items"}.
 
     Args:
         out: folder for the runs and the report
@@ -98,7 +98,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     history = [run.catalog.titles[item] for item in run.history(user)]
     say.show(*views.recommendations(answer, f"user {user}", history))
     say.result({"data": "MovieLens latest-small", **views.plain(table), "report": str(page),
-                "example": {"user": user, "history": history, "recommendations": answer}})
+                "example": {"user": user, "history": history, "items": answer}})
     rule = "\"'Comedy' in categories and year > 1990\""
     say.next([(f"open {quoted(page)}", "the comparison with pictures"),
               (f"semid recommend {quoted(run.folder)} --user {user} --where {rule}", "the same user under a rule"),
@@ -313,7 +313,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
               engine: Literal["float", "int8"] = "float", json: bool = False) -> int:
     """Say what a user should see next: item ids, titles and scores, best first. Items added since training are among them.
 
-    JSON: {"user", "history": [{"item_id", "title"}], "where", "recommendations": [{"item_id", "title", "score"}]}.
+    JSON: {"user", "history": [{"item_id", "title"}], "where", "items": [{"item_id", "title", "score"}]}.
 
     Args:
         run: run folder
@@ -354,7 +354,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     say.show(*views.recommendations(found, who, [s["title"] for s in shown], k=k))
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
-    say.result({"user": user, "history": shown, "where": where, "recommendations": found})
+    say.result({"user": user, "history": shown, "where": where, "items": found})
     return 0
 
 

@@ -233,8 +233,8 @@ def test_recommend_prints_ids_titles_and_scores(run: Path, capsys: pytest.Captur
     assert cli.main(["recommend", str(run), "--history", "i1,i6", "-k", "2", "--exclude", "i2, i3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [item["item_id"] for item in found["history"]] == ["i1", "i6"]
-    assert len(found["recommendations"]) == 2
-    assert found["recommendations"][0].keys() == {"item_id", "title", "score"}
+    assert len(found["items"]) == 2
+    assert found["items"][0].keys() == {"item_id", "title", "score"}
     assert cli.main(["recommend", str(run), "--history", "", "-k", "100", "--where", "price < 2"]) == 0
     out = capsys.readouterr().out
     assert "For somebody new, without a history" in out

@@ -57,7 +57,7 @@ from semid.validation import measure, sample
 
 DEPLOYED = {"has_request_gap": True, "temperatures": (1.0, 1.1, 1.2, 1.3)}
 VARIANTS: dict[str, dict[str, object]] = {
-    "timely": DEPLOYED,
+    "timely": {**DEPLOYED},
     "fusion": {**DEPLOYED, "fusion": True},
     "recent": {**DEPLOYED, "fusion": True, "voices": ("recent",)},
     "ensemble": {**DEPLOYED, "fusion": True, "voices": ("item_knn", "recent", "sasrec")},

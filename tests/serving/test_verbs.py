@@ -18,7 +18,7 @@ def test_what_add_brought_recommend_shows_and_explain_explains(copied, tmp_path,
     assert cli.main(["add", str(copied), "--items", str(tmp_path / "new.parquet")]) == 0
     assert capsys.readouterr().out.strip() == "4 items added, 64 can be recommended now"
     assert cli.main(["recommend", str(copied), "--history", "i6,i12", "-k", "64", "--seen", "keep", "--json"]) == 0
-    shown = {each["item_id"] for each in json.loads(capsys.readouterr().out)["recommendations"]}
+    shown = {each["item_id"] for each in json.loads(capsys.readouterr().out)["items"]}
     assert shown == {f"i{row}" for row in range(64)}
     assert cli.main(["explain", str(copied), "--user", "u1", "--item", "i61"]) == 0
     told = capsys.readouterr().out
@@ -39,7 +39,7 @@ def told(capsys: pytest.CaptureFixture, *words: str) -> dict:
 
 def test_what_update_changed_rules_read_and_what_remove_took_nobody_sees(copied, tmp_path, capsys: pytest.CaptureFixture):
     ask = ["recommend", str(copied), "--history", "i6,i12", "-k", "60", "--seen", "keep"]
-    shown = lambda *rule: {each["item_id"] for each in told(capsys, *ask, *rule)["recommendations"]}
+    shown = lambda *rule: {each["item_id"] for each in told(capsys, *ask, *rule)["items"]}
     (tmp_path / "prices.csv").write_text("sku,price\ni3,78\ni4,79.5\n")
     done = told(capsys, "update", str(copied), "--items", str(tmp_path / "prices.csv"), "--item-id", "sku")
     assert done == {"kind": "update", "count": 2, "items": 60, "version": 2}
@@ -58,7 +58,7 @@ def test_lists_come_from_text_files_as_parts_between_bars(copied, tmp_path, caps
     (tmp_path / "new.csv").write_text("item_id,title,category,tags,price,since\ni60,red hose,hose,red | sale,3.5,2022-01-01\n")
     assert told(capsys, "add", str(copied), "--items", str(tmp_path / "new.csv"))["items"] == 61
     ask = ["recommend", str(copied), "--history", "i6,i12", "-k", "61", "--where", "'sale' in tags and price = 3.5"]
-    assert [each["item_id"] for each in told(capsys, *ask)["recommendations"]] == ["i60"]
+    assert [each["item_id"] for each in told(capsys, *ask)["items"]] == ["i60"]
 
 
 def test_text_of_the_run_stays_text_in_later_tables(copied, tmp_path):
@@ -87,7 +87,7 @@ def test_a_moment_changes_what_a_model_that_reads_it_says(tmp_path, capsys: pyte
     world.train("semid:timely", tmp_path / "run", world.SMALL)
     ask = ["recommend", str(tmp_path / "run"), "--user", "u3", "-k", "20"]
     last = Engine.open(tmp_path / "run").history("u3").times[-1]
-    ask_at = lambda when: told(capsys, *ask, "--at", when)["recommendations"]
+    ask_at = lambda when: told(capsys, *ask, "--at", when)["items"]
     assert ask_at(str(last + 1000)) != ask_at(str(last + 100_000))
     assert ask_at("2026-11-30") == ask_at("1796000000")
 
