@@ -3,7 +3,8 @@
 Source: "Don't Waste It: Guiding Generative Recommenders with Structured Human Priors via Multi-head Decoding", arXiv 2511.10492. Status:
 paper's heads, compositions and loss; SASRec below them, or HSTU (`human_priors:hstu`).
 Compare with `human_priors:multi_interest` (as many heads, each future trains the one that fits best: no priors), `human_priors:single`
-(one head) and `human_priors:shuffled` (the tags of other items: what is left of the gain is not the priors').
+(one head) and `human_priors:shuffled` (the tags of other items: what is left of the gain is not the priors'). `human_priors:mixture` weighs
+the heads by what the user took, which the paper doesn't.
 A trained run can be asked for one prior: `run.asked("categories=Makeup").recommend(user=...)` lists items of that tag alone.
 Deviations: (1) negatives are uniform distinct items, drawn once a batch (the paper: those of the other users' samples, over all
 devices); (2) early stopping on validation NDCG@10, our optimizer; (3) the lists of a whole catalogue are merged, not the top k of each
@@ -31,7 +32,7 @@ from semid.nn.prior_heads import FreeHeads, PriorHeads
 from semid.objectives.prior_futures import PriorFutures, RoutedFutures
 from semid.recipes.hstu import SLACK
 from semid.recommenders import ItemRecommender, load_tensors
-from semid.scorers.prior_heads import PriorHeadScorer
+from semid.scorers.prior_heads import Merge, PriorHeadScorer
 from semid.scorers.sasrec import SASRec
 from semid.training.fit import Optimization, Validation, fit
 from semid.training.job import Job
@@ -50,13 +51,14 @@ VARIANTS: dict[str, dict[str, object]] = {
     "within": {"is_within": True},
     "gated": {"gate": 0.5},
     "average": {"merge": "average"},
+    "mixture": {"merge": "mixture"},
     "short_term": {"answering": "short"},
     "one_horizon": {"segments": 1},
     "brand": {"priors": ("category", "brand")},
     "first_seen": {"priors": ("category", "first_seen")},
     "hstu": {"temporal": "hstu"},
 }
-SCALE = "scaled cosine"
+SCALES = {"combine": "scaled cosine", "average": "scaled cosine", "mixture": "log probability"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Config:
     negatives: int = 4096
     is_within: bool = False
     gate: float | None = None
-    merge: Literal["combine", "average"] = "combine"
+    merge: Merge = "combine"
     answering: Literal["all", "short"] = "all"
     is_shuffled: bool = False
     temporal: Literal["transformer", "hstu"] = "transformer"
@@ -146,7 +148,7 @@ def run(config: Config, data: Split, job: Job) -> PriorRecommender:
         tags = priors.tags[np.random.default_rng(job.seed).permutation(len(data.catalog))]
         priors = Priors(priors.names, tags, share_of(tags, data.train.counts))
     model = build(config, torch.from_numpy(priors.tags), data.protocol.max_history, data.events.time_unit == "seconds").to(job.device)
-    recommender = PriorRecommender(model, SCALE, job.device, priors.names)
+    recommender = PriorRecommender(model, SCALES[config.merge], job.device, priors.names)
     job.log.write("priors", note=f"{len(model.heads)} heads",
                   share={name: round(part, 4) for name, part in zip(priors.names, priors.share.tolist(), strict=True)})
     batches = SequenceBatches(data.train, max_length=data.protocol.max_history, tokens=config.tokens, seed=job.seed)
@@ -201,4 +203,4 @@ def load(config: Config, catalog: Catalog, folder: Path) -> PriorRecommender:
     model = build(config, weights["tags"], max_history, "body.temporal.blocks.0.clock" in weights)
     model.load_state_dict(weights)
     names = tuple(json.loads((folder / "priors.json").read_text(encoding="utf-8")))
-    return PriorRecommender(model.eval(), SCALE, names=names)
+    return PriorRecommender(model.eval(), SCALES[config.merge], names=names)

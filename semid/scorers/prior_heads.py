@@ -18,7 +18,9 @@ from semid.nn.transformer import last_state
 from semid.scorers.sasrec import SASRec
 from semid.types import Batch
 
-Merge = Literal["combine", "average"]
+Merge = Literal["combine", "average", "mixture"]
+PRIOR_EVENTS = 5
+"""Events that the catalogue's tags stand for beside those of a history, in the weights of a mixture."""
 
 
 class PriorHeadScorer(nn.Module):
@@ -26,7 +28,10 @@ class PriorHeadScorer(nn.Module):
 
     tags: bool [N, C], which priors an item carries; an item of none is never ranked by heads that have a prior.
     merge: combine: an item has its best head's score, which is the pooled, sorted and deduplicated list of all heads; average: the mean
-    of its heads'. Scores of heads are comparable as they share table, cosine and the one learnt scale (1 / .05 at first, at most 100).
+    of its heads'; mixture (not in the paper): a log-probability, of the mean over heads of the softmax over the items of the head's prior,
+    weighed by the prior's share of the user's history, `PRIOR_EVENTS` of the catalogue's shares added. Scores of heads share table,
+    cosine and the one learnt scale (1 / .05 at first, at most 100); a head of a rare prior has fewer items to choose from, all the same,
+    and is surer of them, which the mixture alone takes into account.
     horizon: which segment's heads answer, None = all. gate: a classifier says from the state which priors will come; heads of the
     others, below the threshold in [0, 1], are off for that user (the likeliest stays on). None = no classifier.
     """
@@ -75,19 +80,31 @@ class PriorHeadScorer(nn.Module):
         state = last_state(self.states(batch), batch.length)
         is_open = self._open(state) if is_gated and self.gate is not None else None
         table, every = self.item_vectors(), self.heads(state)
-        best = torch.full((len(state), len(table)), -torch.inf if self.merge == "combine" else 0.0, device=state.device)
-        count = torch.zeros_like(best)
+        start = -torch.inf if self.merge == "combine" else 0.0
+        found = torch.full((len(state), len(table)), start, device=state.device)
+        count = torch.zeros_like(found)
+        share = self._share(batch) if self.merge == "mixture" else None
         for head in heads:
             prior = int(self.heads.prior[head])
             items = slice(None) if prior < 0 else torch.nonzero(self.tags[:, prior]).squeeze(1)
             score = self.scale() * (F.normalize(every[head], dim=1) @ table[items].T).float()
             is_on = score.new_ones(len(score), 1) if is_open is None or prior < 0 else is_open[:, prior, None].float()
             if self.merge == "combine":
-                best[:, items] = torch.maximum(best[:, items], score.masked_fill(is_on == 0, -torch.inf))
+                found[:, items] = torch.maximum(found[:, items], score.masked_fill(is_on == 0, -torch.inf))
+            elif share is not None:
+                found[:, items] += score.softmax(1) * (is_on if prior < 0 else is_on * share[:, prior, None])
             else:
-                best[:, items] += score * is_on
+                found[:, items] += score * is_on
                 count[:, items] += is_on
-        return best if self.merge == "combine" else (best / count.clamp_min(1)).masked_fill(count == 0, -torch.inf)
+        if self.merge == "average":
+            return (found / count.clamp_min(1)).masked_fill(count == 0, -torch.inf)
+        return found if share is None else (found / found.sum(1, keepdim=True)).log()
+
+    def _share(self, batch: Batch) -> Tensor:
+        """float32 [B, C]: of the history's events and `PRIOR_EVENTS` of the catalogue, those that carry each prior."""
+        is_read = batch.item >= 0
+        events = (self.tags[batch.item.clamp_min(0)] & is_read[..., None]).sum(1)
+        return (events + PRIOR_EVENTS * self.tags.float().mean(0)) / (is_read.sum(1, keepdim=True) + PRIOR_EVENTS)
 
     def _open(self, state: Tensor) -> Tensor:
         """bool [B, C]: the priors whose heads are on."""

@@ -44,7 +44,7 @@ def test_a_head_asked_for_its_prior_returns_items_with_it_and_nothing_else(tmp_p
         train("popularity", world).asked("category=c2")
 
 
-@pytest.mark.parametrize("variant", ["single", "multi_interest", "gated", "hstu", "first_seen"])
+@pytest.mark.parametrize("variant", ["single", "multi_interest", "gated", "hstu", "first_seen", "mixture"])
 def test_a_variant_trains_and_answers_alike_from_its_folder(variant, tmp_path):
     world = walk(users=60)
     own = human_priors.VARIANTS[variant]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from semid.data.batch import history_batch
 from semid.errors import ConfigError
 from semid.nn.prior_heads import FreeHeads, PriorHeads
 from semid.nn.transformer import last_state
-from semid.scorers.prior_heads import PriorHeadScorer
+from semid.scorers.prior_heads import PRIOR_EVENTS, PriorHeadScorer
 from tests.objectives.test_prior_futures import WIDTH, batch_of, scorer, two_tags
 
 
@@ -52,6 +53,22 @@ def test_combine_is_the_pooled_deduplicated_list_of_all_heads():
             pooled[item] = max(pooled.get(item, -np.inf), score[item])
     wanted = sorted(pooled, key=lambda item: -pooled[item])[:k]
     assert model.score(BATCH)[0].topk(k).indices.tolist() == wanted
+
+
+def test_a_mixture_weighs_heads_by_the_tags_of_the_history():
+    """In numpy, from its definition. With no history the weights are the catalogue's."""
+    model, tags = scorer(heads(), two_tags(), merge="mixture"), two_tags().numpy()
+    batch = history_batch([np.array([1, 2, 3]), np.array([12, 13]), np.array([], np.int64)], max_history=8)
+    every = cosines(model, batch)
+    wanted = np.zeros(every.shape[1:])
+    for row, items in enumerate(batch.item.tolist()):
+        history = [item for item in items if item >= 0]
+        for head, prior in enumerate(model.heads.prior.tolist()):
+            mass = np.where(tags[:, prior], np.exp(every[head, row]), 0)
+            weight = (tags[history, prior].sum() + PRIOR_EVENTS * tags[:, prior].mean()) / (len(history) + PRIOR_EVENTS)
+            wanted[row] += weight * mass / mass.sum()
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(model.score(batch).detach().numpy(), np.log(wanted / wanted.sum(1, keepdims=True)), rtol=1e-4, atol=1e-4)
 
 
 def test_the_heads_of_a_prior_rank_its_items_alone():
