@@ -138,12 +138,6 @@ class TwoLevel(HistoryReader):
         out = torch.full((len(node) * max(self.sizes),), -torch.inf, device=node.device)
         return out.scatter(0, row * max(self.sizes) + code, logit).view(len(node), -1)
 
-    @torch.no_grad()
-    def divide_logits(self, temperature: float) -> None:
-        """Divide all logits by `temperature` > 0, for good: logits are linear in what the norms before them give."""
-        for weight in self.norms.parameters():
-            weight /= temperature
-
     def logits(self, batch: Batch) -> Tensor:
         """Return float32 [M, L, V], teacher forced; -inf for codes that don't exist under the true prefix."""
         where = torch.nonzero(batch.target.flatten() >= 0).squeeze(1)

@@ -2,8 +2,7 @@
 
 Source: this project. Status: default; `semid:fusion` pools it with item-kNN and with what was taken in the month before the request,
 `semid:ensemble` with a SASRec too, `semid:recent` with the month alone; the weights are chosen on validation. Their generator is that of
-`semid:timely`, which reads the days since the last event and whose logits have a temperature chosen on validation; `semid` has neither,
-and `semid:fusion_timeless` pools it with item-kNN.
+`semid:timely`, which reads the days since the last event; `semid` doesn't, and `semid:fusion_timeless` pools it with item-kNN.
 What is taken from elsewhere: residual k-means codes (GRID, OneRec), one vector per history item and a small depth decoder
 (RQ-Transformer), collaborative information in the codes (LETTER's finding, without its losses).
 What is new: the decoder chooses among the children that exist in the code tree, in training as in decoding; every node of the tree
@@ -55,12 +54,11 @@ from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
 from semid.validation import measure, sample
 
-DEPLOYED = {"has_request_gap": True, "temperatures": (1.0, 1.1, 1.2, 1.3)}
 VARIANTS: dict[str, dict[str, object]] = {
-    "timely": {**DEPLOYED},
-    "fusion": {**DEPLOYED, "fusion": True},
-    "recent": {**DEPLOYED, "fusion": True, "voices": ("recent",)},
-    "ensemble": {**DEPLOYED, "fusion": True, "voices": ("item_knn", "recent", "sasrec")},
+    "timely": {"has_request_gap": True},
+    "fusion": {"has_request_gap": True, "fusion": True},
+    "recent": {"has_request_gap": True, "fusion": True, "voices": ("recent",)},
+    "ensemble": {"has_request_gap": True, "fusion": True, "voices": ("item_knn", "recent", "sasrec")},
     "fusion_timeless": {"fusion": True, "voices": ("item_knn",)},
     "hstu": {"temporal": "hstu"},
     "no_node": {"has_node_vectors": False},
@@ -104,7 +102,6 @@ class Config:
     patience: pairs of epochs without a better validation NDCG@10.
     neighbour_prior: training events that item-kNN's neighbours of an item stand for, see `NeighbourTargets`; 0 = targets as they are.
     smoothing: share of each target spread over the children of its node.
-    temperatures: what the trained generator's logits may be divided by; the one with the best validation NDCG@10 stays, see `temper`.
     beams: kept while decoding. fusion: pool with `voices`: item-kNN, which is chosen among what `scorer` has, what was taken in the days of
     `recent` before the request (left out, and said so, where the events have no times), and a SASRec of the settings `sasrec`, which
     trains after the generator. alignment: training on preferences or rewards, before any fusion.
@@ -139,7 +136,6 @@ class Config:
     beams: int = 50
     neighbour_prior: float = 5.0
     smoothing: float = 0.1
-    temperatures: tuple[float, ...] = (1.0,)
     fusion: bool = False
     voices: tuple[Literal["item_knn", "recent", "sasrec"], ...] = ("item_knn", "recent")
     scorer: item_knn.Config = item_knn.Config()
@@ -153,8 +149,6 @@ class Config:
         if not self.voices or len(set(self.voices)) < len(self.voices):
             raise ConfigError(f"setting voices: want some of item_knn, recent and sasrec, each once, got {self.voices}; for none leave "
                               "fusion off")
-        if not self.temperatures or not all(0 < each < float("inf") for each in self.temperatures):
-            raise ConfigError(f"setting temperatures: want finite numbers > 0, one at least, got {self.temperatures}; 1.0 changes nothing")
         if self.recent.days is None:
             raise ConfigError("setting recent.days: want a number of days, got None; leave recent out of voices if it shall not be heard")
         if not self.fusion and self.voices == ("item_knn",):  # of a run of before there was `recent`, where it was the default
@@ -239,37 +233,12 @@ def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[st
         train_on_histories(generator, NextCodes(config.smoothing, temperature), look, data, job, tokens=config.tokens,
                            epochs=config.epochs, epoch_steps=config.epoch_steps, patience=config.patience,
                            neighbour_prior=config.neighbour_prior, optimization=config.optimization)
-        temper(generator, config.temperatures, look, data, job)
     else:
         generator.load_state_dict(_trained(config, ids, data, job))
         generator.eval()
     if config.alignment.method != "none":
         align(recommender, config.alignment, data, job, vectors=None if content is None else content.numpy())
     return recommender
-
-
-def temper(generator: TwoLevel, temperatures: tuple[float, ...], look: Recommender, data: Split, job: Job) -> None:
-    """Divide the generator's logits for good by the one of `temperatures` under which `look` has the best validation NDCG@10, the first
-    of equals. A model that learnt under dropout is too sure of itself without it."""
-    if temperatures == (1.0,):
-        return
-    if not len(data.valid):
-        job.log.write("temperature", note="no validation case to choose a temperature on: the logits stay as they are")
-        return
-    learnt = {name: weight.clone() for name, weight in generator.norms.state_dict().items()}
-
-    def divide(temperature: float) -> None:
-        generator.norms.load_state_dict(learnt)
-        generator.divide_logits(temperature)
-
-    worth = {}
-    for temperature in temperatures:
-        divide(temperature)
-        worth[temperature] = measure(look, data, seen=data.protocol.seen)["ndcg@10"]
-    best = max(worth, key=lambda temperature: worth[temperature])
-    divide(best)
-    job.log.write("temperature", note=f"chosen on validation: {best:g}",
-                  tried={f"{each:g}": round(value, 5) for each, value in worth.items()})
 
 
 def _trained(config: Config, ids: SemanticIds, data: Split, job: Job) -> dict[str, Tensor]:

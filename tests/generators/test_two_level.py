@@ -82,16 +82,6 @@ def test_the_probabilities_of_all_items_sum_to_one(model):
 
 
 @torch.no_grad()
-def test_a_temperature_divides_the_logits_of_what_exists_for_good_in_training_as_in_steps(model):
-    batch = SequenceBatches(walk().train, max_length=20, tokens=128, seed=0).at(0)
-    histories = history_batch([np.array([1, 2])], max_history=20)
-    logits, step = model.logits(batch), model.step(model.start(histories), None)[0]
-    model.divide_logits(1.25)
-    torch.testing.assert_close(model.logits(batch), logits / 1.25)
-    torch.testing.assert_close(model.step(model.start(histories), None)[0], step / 1.25)
-
-
-@torch.no_grad()
 def test_padding_changes_nothing(model):
     alone = model.start(history_batch([np.array([4, 9])], max_history=20)).user
     padded = model.start(history_batch([np.array([4, 9]), np.arange(15)], max_history=20)).user

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 from typing import Literal, cast
@@ -36,7 +35,6 @@ from semid.training.job import Job
 from semid.training.log import Log
 from semid.tree import CodeTree
 from semid.types import Batch, Catalog, IdMap, Interactions, Protocol, Split
-from semid.validation import measure
 from tests.objectives.generators import path_codes
 from tests.toyworld.world import walk
 
@@ -222,33 +220,6 @@ def test_the_time_of_the_request_is_heard_where_it_tells_the_answer(tmp_path):
     again = semid.load(tmp_path / "run")
     _, batch = next(case_batches(world, world.test))
     np.testing.assert_array_equal(again.recommender.recommend(batch, k=5).item, run.recommender.recommend(batch, k=5).item)
-
-
-def test_the_temperature_that_validation_likes_best_stays(tmp_path):
-    """Tried values are those of the plain run's logits, divided; the chosen one's are the run's, and stay with it."""
-    world, temperatures, notes = months(), (1.0, 2.0, 8.0), []
-    plain = semid.train("semid", world, settings=SMALL)
-    run = semid.train("semid", world, out=tmp_path / "run", settings={**SMALL, "temperatures": temperatures}, log=Log(view=notes.append))
-    tried = next(record["tried"] for record in notes if "tried" in record)
-    assert len(set(tried.values())) > 1
-    _, batch = next(case_batches(world, world.test))
-    for temperature in temperatures:
-        assert tried[f"{temperature:g}"] == pytest.approx(measure(divided(plain, temperature), world, seen="auto")["ndcg@10"], abs=1e-5)
-    best = max(temperatures, key=lambda temperature: tried[f"{temperature:g}"])
-    for each in (run, semid.load(tmp_path / "run")):
-        np.testing.assert_array_equal(each.recommender.recommend(batch, k=5).score, divided(plain, best).recommend(batch, k=5).score)
-
-
-def divided(run: semid.Run, temperature: float) -> CodeRecommender:
-    found = copy.deepcopy(cast("CodeRecommender", run.recommender))
-    cast("TwoLevel", found.generator).divide_logits(temperature)
-    return found
-
-
-@pytest.mark.parametrize("temperatures", [(), (0.0,), (1.0, -2.0), (float("nan"),), (float("inf"),)])
-def test_temperatures_that_divide_nothing_are_refused(temperatures):
-    with pytest.raises(ConfigError, match="setting temperatures: want finite numbers > 0"):
-        configure("semid", {"temperatures": temperatures})
 
 
 def test_a_run_of_before_there_was_recent_popularity_goes_on(tmp_path):
