@@ -12,6 +12,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "
 CODES = ("semid:text_codes", "semid:cf_codes", "semid:rqvae", "semid:product", "semid:letter_sid")
 """Of semid's variants those that change the codes alone, as `:two_level` of other recipes do."""
 NARROW = "†"
+OTHER_RUNS = "‡"
 PLAIN_CODES = "semid:text_codes"
 UNALIGNED = "semid"
 """What aligned systems started from, and are tested against."""
@@ -35,6 +37,7 @@ KEPT = {"keep": "kept", "remove": "removed"}
 BEGIN, END = "<!-- {} from results/: run `make docs` -->", "<!-- end of {} -->"
 
 
+@cache
 def runs() -> dict[tuple[str, str], dict[str, list[dict]]]:
     """Return {(data, protocol hash): {system: [record per seed]}}."""
     found: dict[tuple[str, str], dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
@@ -185,12 +188,18 @@ def has_times(systems: dict[str, list[dict]]) -> bool:
 
 
 def comparisons(data: str, protocol: str, seens: tuple[str, ...]) -> list[tuple[str, str, dict[str, dict]]]:
-    """Return (reference, seen, {system: its N@10}) of results/comparisons/."""
-    found = []
+    """Return (reference, seen, {system: its N@10}) of results/comparisons/. "p_text" is p in words, with `OTHER_RUNS` where one of the two
+    has another mean in the comparison than in results/runs: fewer seeds, or another processor."""
+    found, systems = [], runs()[data, protocol]
     for path in sorted((RESULTS / "comparisons").glob(f"{data}.{protocol}.*.json")):
         table, seen = json.loads(path.read_text()), path.name.split(".")[-2]
         if seen in seens:
-            found.append((table["reference"], seen, {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}))
+            tested = {row["name"]: row["metrics"]["ndcg@10"] for row in table["rows"]}
+            others = {name for name, value in tested.items() if abs(score(systems[name], seen, "ndcg@10") - value["mean"]) > 5e-6}
+            for name, value in tested.items():
+                if value["p_adjusted"] is not None:
+                    value["p_text"] = p_text(value["p_adjusted"]) + OTHER_RUNS * bool(others & {name, table["reference"]})
+            found.append((table["reference"], seen, tested))
     return found
 
 
@@ -210,7 +219,7 @@ def comparison_lines(data: str, protocol: str, seens: tuple[str, ...] = ("keep",
             continue
         base = ndcg.pop(reference)["mean"]
         for name, value in ndcg.items():
-            columns[reference, seen][name] = f"{value['mean'] / base - 1:+.1%} ({p_text(value['p_adjusted'])})"
+            columns[reference, seen][name] = f"{value['mean'] / base - 1:+.1%} ({value['p_text']})"
     if not columns:
         return []
     places = [(reference, seen) for reference in in_order([reference for reference, _ in columns]) for seen in seens]
@@ -271,9 +280,9 @@ def tested_table(what: str, rows: dict[str, list[dict]], data: str, protocol: st
     for name in sorted(rows, key=lambda name: -score(rows[name], "remove", "ndcg@10")):
         cells = []
         for seen in KEPT:
-            p = tested.get((reference, seen), {}).get(name, {}).get("p_adjusted")
+            p = tested.get((reference, seen), {}).get(name, {}).get("p_text", "")
             best = {metric: max(score(records, seen, metric) for records in rows.values()) for metric in ("recall@10", "ndcg@10")}
-            cells += [*(cell(rows[name], seen, metric, top) for metric, top in best.items()), "" if p is None else p_text(p)]
+            cells += [*(cell(rows[name], seen, metric, top) for metric, top in best.items()), p]
         lines.append(f"| {name} | " + " | ".join([*cells, str(len(rows[name])), trained_in(rows[name])]) + " |")
     return lines
 
@@ -287,7 +296,8 @@ def trained_claims(data: str, protocol: str, systems: dict[str, list[dict]]) -> 
             if reference == one and (row := pair.get(other)):
                 p, a, b = row["p_adjusted"], pair[one]["mean"], row["mean"]
                 verdict = "not confirmed, the difference may be chance" if p >= 0.05 else "confirmed" if a > b else "contradicted"
-                said.append(f"{KEPT[seen]} {verdict}, N@10 {short(a)} for `{one}`, {short(b)} for `{other}` ({p_said(p)})")
+                said.append(f"{KEPT[seen]} {verdict}, N@10 {short(a)} for `{one}`, {short(b)} for `{other}` "
+                            f"(p {'' if p < 0.001 else '= '}{row['p_text']})")
         lines += [f"- {text}: {'; '.join(said)}."] if said else []
     return ["", "What papers claim, by whole trainings:", "", *lines] if lines else []
 
@@ -299,10 +309,6 @@ def takes_published_codes(systems: dict[str, list[dict]]) -> bool:
 
 def p_text(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
-
-
-def p_said(p: float) -> str:
-    return f"p {'' if p < 0.001 else '= '}{p_text(p)}"
 
 
 def published_table(data: str) -> list[str]:
@@ -324,7 +330,8 @@ def results_page() -> str:
              "Choices were made on validation; test was read once per finished configuration. `train`: processor time of one thread, "
              "tokenizer and looks at validation included, of an interrupted training since it went on; `one user`: median wall time of "
              f"the quickest seed, on a machine that trained beside it. {NARROW}: on a slower processor, with AVX2 alone, "
-             "which trains in float32, not bfloat16."]
+             f"which trains in float32, not bfloat16. {OTHER_RUNS}: tested on other runs of the same settings than the table's, of fewer "
+             "seeds or on another processor; means differ in the fourth digit."]
     place = {name: index for index, name in enumerate(DATA)}
     for (data, protocol), systems in sorted(runs().items(), key=lambda found: (place.get(found[0][0], len(DATA)), found[0][1])):
         first = next(iter(systems.values()))[0]
