@@ -22,7 +22,7 @@ ORDER = ("popularity", "popularity:recent", "item_knn", "item_knn:recent", "ease
          "letter:causal", "cost:causal", "discrec:causal",
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
-         "human_priors", "human_priors:shuffled", "human_priors:multi_interest", "human_priors:single", "parallel",
+         "human_priors", "human_priors:mixture", "human_priors:shuffled", "human_priors:multi_interest", "human_priors:single", "parallel",
          "semid", "semid:hstu", "semid:fusion_timeless", "semid:timely", "semid:recent", "semid:fusion", "semid:ensemble")
 DATA = ("amazon-beauty", "amazon-toys", "amazon-sports", "amazon-instruments", "amazon-industrial", "ml-1m", "ml-100k",
         "ml-latest-small", "tiktok", "amazon-phones")
