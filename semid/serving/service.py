@@ -99,7 +99,7 @@ class Service:
                                          answer.scores, (1.0,) * len(items)))
         notes = [answer.note] if answer.note else []
         if not past.is_known:
-            notes.append(f"user {ask.user!r} has no events yet, so this is what somebody new is shown")
+            notes.append(f"user {ask.user[:100]!r} has no events yet, so this is what somebody new is shown")
         return messages.Recommendations(
             trace_id=trace, user=ask.user, items=items, scale=answer.scale, left=answer.left, cost=dict(answer.cost),
             history_length=len(past.items), note="; ".join(notes), version=answer.version)
@@ -151,7 +151,7 @@ class Service:
         """Raise `UnknownId`, without looking for the nearest id: among a million that takes longer than answering."""
         items = self.engine.snapshot.catalog.items
         if unknown := [id_ for id_ in ids if id_ not in items]:
-            raise UnknownId(f"{name}: unknown item {unknown[0]!r}{f' and {len(unknown) - 1:,} more' if unknown[1:] else ''}; the "
+            raise UnknownId(f"{name}: unknown item {unknown[0][:100]!r}{f' and {len(unknown) - 1:,} more' if unknown[1:] else ''}; the "
                             f"catalogue holds {len(items):,} items, such as {items.ids[0]!r}; new ones come with POST /items")
 
     async def past(self, ask: messages.Ask) -> Past:
@@ -159,9 +159,13 @@ class Service:
         if ask.user is None:
             self.check_items("history", ask.history or ())
             return Past(tuple(ask.history or ()), None if ask.times is None else tuple(ask.times))
-        is_known = ask.user in self.engine.snapshot.run.split.source.users
-        trained = self.engine.history(ask.user) if is_known else contract.History((), ())
-        stored = await self.store.history(ask.user, self.limits.max_history)
+        return await self.past_of(ask.user)
+
+    async def past_of(self, user: str) -> Past:
+        """Return the history of a user of the training data or of events since; nothing for somebody new."""
+        is_known = user in self.engine.snapshot.run.split.source.users
+        trained = self.engine.history(user) if is_known else contract.History((), ())
+        stored = await self.store.history(user, self.limits.max_history)
         return joined(trained, stored, self.limits.max_history, is_known or bool(stored))
 
     # Events ---------------------------------------------------------------------------------------------------------------
