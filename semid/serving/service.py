@@ -40,6 +40,9 @@ log = logging.getLogger("semid.serving")
 ID = "item_id"
 """Column of ids where the catalogue keeps none among its own."""
 
+AHEAD = 86_400
+"""Seconds that clocks of others may be ahead; the tables that semid reads may be as much."""
+
 SHOWN = 20
 """Unknown items that an answer lists."""
 
@@ -174,6 +177,10 @@ class Service:
         """Store events; return which were new, and the items that the catalogue doesn't hold."""
         self.limits.check_size("events", events, self.limits.max_events)
         now = int(time.time())
+        for place, each in enumerate(events):
+            if each.time is not None and each.time > now + AHEAD:
+                raise DataError(f"events.{place}.time: want UTC seconds, no more than a day from now ({now + AHEAD}), got {each.time}; "
+                                "nothing of this request was stored")
         new = await self.store.append([
             Event(each.key, each.user, each.item_id, now if each.time is None else each.time, each.action, each.value, each.trace_id)
             for each in events])
@@ -299,7 +306,7 @@ def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
-    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970. And
+    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970, true as 1. And
     numbers without end."""
     if value is None:
         return True
@@ -307,6 +314,8 @@ def _fits(value: object, kind: pa.DataType) -> bool:
         return isinstance(value, list) and all(_fits(each, kind.value_type) for each in value)
     if _is_moment(kind):
         return isinstance(value, str)
+    if isinstance(value, bool):
+        return pa.types.is_boolean(kind)
     if isinstance(value, float):
         return math.isfinite(value) and (not pa.types.is_integer(kind) or value.is_integer())
     return not isinstance(value, list)
