@@ -561,7 +561,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
         port: 0 takes a free one
         host: address to listen on; any but this machine's own needs a key
         key_file: file with the key that clients send as "Authorization: Bearer KEY" (default: SEMID_KEY of the environment, if set)
-        store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite)
+        store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite beside it)
         drain: seconds after SIGTERM in which /ready says no and everything is still answered
         engine: int8 computes in 8 bits, and says how many of its top 10 are those of float
         beside: another run, whose lists the page shows next to those of RUN
@@ -580,7 +580,8 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
     from semid.serving.engine import Engine
 
     torch.set_num_threads(1)  # a second thread waits for busy cores more than it computes; take more processes instead
-    store = store or str(run.with_name(f"{run.resolve().name}.histories.sqlite"))
+    run = Path(os.path.abspath(run))  # "." has no name; of a link its own is kept
+    store = store or str(_store_of(say, run))
 
     def started(address: str) -> None:
         say.result({"address": address, "docs": f"{address}/docs", "store": shown(store)})
@@ -590,7 +591,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
     opened = Engine.open(run, engine=engine)
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
-    other = None if beside is None else Engine.open(beside)
+    other = None if beside is None else Engine.open(os.path.abspath(beside))
     serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, beside=other, started=started)
     return 0
 
@@ -670,6 +671,16 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     say.result({**result, "report": str(page)})
     say.next([(f"open {quoted(page)}", "the same with pictures, and items by title"), *commands])
     return 0
+
+
+def _store_of(say: Voice, run: Path) -> Path:
+    """Return where `serve` keeps the events of a run, named as the run is given: a link stays when it is switched to another run."""
+    store, earlier = (run.with_name(f"{name}.histories.sqlite") for name in (run.name, run.resolve().name))
+    if store.exists() or not earlier.exists():
+        return store
+    say.about(Text(f"histories: {earlier}, which an earlier semid named after the folder behind the link {run}; start with --store "
+                   f"{quoted(earlier)} to keep them when the link is switched", style="yellow"))
+    return earlier
 
 
 def _open_page(run: Path, beside: Path) -> int:
