@@ -230,7 +230,11 @@ class Run:
         from semid.evaluation.evaluate import Evaluation, evaluate
 
         system = system or self.recipe
-        cases = {"test": self.split.test, "valid": self.split.valid}[part]
+        parts = {"test": self.split.test, "valid": self.split.valid}
+        for what, name, known in (("part", part, parts), ("system", system, self.systems)):
+            if name not in known:
+                raise ConfigError(f"evaluate: want {what} {' or '.join(known)}, got {name!r}{did_you_mean(name, known)}")
+        cases = parts[part]
         is_kept = self.folder is not None and part == "test" and dataclasses.asdict(self.split.protocol) == self.about["protocol"]
         found = {}
         for seen in ("keep", "remove"):
@@ -291,7 +295,7 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     """
     check_seed(seed)
     module, config = configure(recipe, settings)
-    split = data if isinstance(data, Split) else data.split(protocol or Protocol())
+    split = split_of(data, protocol)
     folder = None if out is None else Path(out)
     about = {"format": FORMAT, "recipe": recipe, "config": dataclasses.asdict(config), "protocol": dataclasses.asdict(split.protocol),
              "protocol_hash": split.protocol.hash, "seed": seed, "data": {
@@ -326,6 +330,18 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
         for file in [*folder.glob(CHECKPOINTS), *folder.glob(".*.tmp")]:
             file.unlink()  # after the manifest: a run killed in between is finished, not begun again
     return run
+
+
+def split_of(data: Any, protocol: Protocol | None = None) -> Split:
+    """Return data that were split already, or split those from `semid.read`. Raises `ConfigError` for anything else."""
+    from semid.data.read import Dataset
+
+    if isinstance(data, Split):
+        return data
+    if not isinstance(data, Dataset):
+        raise ConfigError(f"data: want what semid.read(...) returns, or a split of it, got {type(data).__name__} "
+                          f"{_short(str(data))}; give semid.read(EVENTS, ITEMS)")
+    return data.split(protocol or Protocol())
 
 
 @contextmanager

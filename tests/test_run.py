@@ -273,6 +273,16 @@ def test_evaluation_is_measured_once_and_kept(original: Run, monkeypatch: pytest
     assert {"diversity@10", "miscalibration@10"} <= first["keep"].metrics.keys()
 
 
+def test_what_cannot_be_evaluated_or_trained_on_is_one_message(original: Run, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"evaluate: want part test or valid, got 'validation' \(did you mean 'valid'\?\)"):
+        original.evaluate("validation")
+    with pytest.raises(ConfigError, match="evaluate: want system item_knn, got 'x'"):
+        original.evaluate(system="x")
+    for begin in (semid.train, lambda recipe, data: semid.compare([recipe], data, out=tmp_path / "table")):
+        with pytest.raises(ConfigError, match=r"data: want what semid.read\(...\) returns, .* got str \"events.csv\"; give semid.read"):
+            begin("popularity", "events.csv")
+
+
 def test_another_protocol_asks_another_question_of_the_same_recommender(original: Run):
     other = original.under(Protocol(min_history=7, max_history=5))
     assert 0 < len(other.split.test) < len(original.split.test)
