@@ -30,7 +30,7 @@ from rich.text import Text
 from tyro.conf import arg
 
 from semid import flags
-from semid.errors import ConfigError, DataError, MissingExtra, SemidError, did_you_mean
+from semid.errors import ConfigError, MissingExtra, SemidError, did_you_mean
 from semid.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -344,9 +344,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     [answer] = opened.recommend([request])
     if answer.error is not None:
         raise answer.error
-    if where is not None and not opened.snapshot.admitted(where, None).count:
-        raise DataError(f"--where {where!r}: no item of {opened.snapshot.num_alive:,} matches; "
-                        "check the values, which are compared exactly")
+    opened.check_where(where)
     found = [{"item_id": item, "title": title, "score": score}
              for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
     shown = [{"item_id": item, "title": opened.item(item)["title"]} for item in past.item_ids]

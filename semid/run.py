@@ -113,9 +113,10 @@ class Run:
                   exclude: Sequence[str] = (), seen: str = "auto") -> list[dict]:
         """Return up to k {"item_id", "title", "score"}, best first, for a known user or any history of item ids (oldest first).
 
-        where: a condition over catalogue columns; exclude: item ids never shown. No model learns from a history without events, so an
-        empty one gets the most popular items, with their training events as scores. Items that were added to the run, changed or removed
-        (`semid add` and so on) until it first answers count; all else of a run is as it was trained.
+        where: a condition over catalogue columns; one that no item satisfies is a `DataError`, over HTTP an empty list with a note.
+        exclude: item ids never shown. No model learns from a history without events, so an empty one gets the most popular items, with
+        their training events as scores. Items that were added to the run, changed or removed (`semid add` and so on) until it first
+        answers count; all else of a run is as it was trained.
         """
         if (user is None) == (history is None):
             raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
@@ -158,6 +159,7 @@ class Run:
                                                     seen=cast("Any", seen), user=user)])
         if answer.error is not None:
             raise answer.error
+        self._changed.check_where(where)
         return [{"item_id": item, "title": title, "score": score}
                 for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
 

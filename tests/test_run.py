@@ -369,6 +369,8 @@ def test_a_run_answers_with_the_changes_of_its_items(tmp_path: Path):
     asked = engine.recommend([Request(tuple(history), k=64)])[0]
     assert after == list(asked.item_ids)
     assert [row["item_id"] for row in changed.recommend(history=["new"], k=1, where="title = 'Item number 7'")]
+    with pytest.raises(DataError, match="no item of 64 matches"):  # as of a run without changes
+        changed.recommend(history=history, where="price > 10000")
     with pytest.raises(UnknownId, match="nowhere"):
         changed.recommend(history=history, exclude=["nowhere"])
     assert len(run.recommend(user="user3", k=5)) == 5  # opened before: it answers for the first time now
