@@ -62,7 +62,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     Args:
         out: folder for the runs and the report
         seed: which user is shown
-        serve: open the page of the trained run afterwards, SASRec beside it, until Ctrl-C
+        serve: serve the page of the trained run afterwards, SASRec beside it, and print its address, until Ctrl-C
         json: print JSON instead of tables
         quiet: no progress
     """
@@ -770,9 +770,9 @@ def quoted(path: object) -> str:
     return shlex.quote(str(path))
 
 
-def _example(ids: Iterable[object]) -> str:
-    """The first two item ids, as one argument of --history."""
-    return shlex.quote(",".join(str(id_) for id_ in islice(ids, 2)))
+def _example(ids: Iterable[str]) -> str:
+    """The first two item ids that --history can name, as one argument; "" where none can."""
+    return shlex.quote(",".join(islice((id_ for id_ in ids if flags.listed(id_) == [id_]), 2)))
 
 
 def _logs(out: Path, progress: Progress) -> Callable[[str, int], Log]:

@@ -467,6 +467,11 @@ def test_demo_serves_or_prints_json_but_not_both(capsys: pytest.CaptureFixture):
     assert "either --json" in capsys.readouterr().err
 
 
+def test_the_history_to_type_next_names_ids_that_a_list_can_hold():
+    assert cli._example(["q,r", " x", "a b", "c", "d"]) == "'a b,c'"
+    assert cli._example(["q,r"]) == "''"
+
+
 def test_commands_to_type_next_repeat_settings_and_quote_folders(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "my run"
     assert cli.main(["train", "popularity", "--data", str(toy / "events.csv"), "--out", str(out), "--quiet", "--device", "cpu"]) == 0
