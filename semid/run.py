@@ -93,9 +93,11 @@ class Run:
         return resolve_seen("auto", self.split.train) == "keep"
 
     def resolve_seen(self, seen: str) -> str:
-        if seen not in ("auto", "keep", "remove"):
-            raise ConfigError(f"seen: want auto, keep or remove, got {seen!r}{did_you_mean(seen, ('auto', 'keep', 'remove'))}")
-        return seen if seen != "auto" else ("keep" if self.repeats else "remove")
+        from semid.evaluation.evaluate import resolve_seen
+
+        if seen == "auto":  # counted once
+            return "keep" if self.repeats else "remove"
+        return resolve_seen(seen, self.split.train)
 
     @property
     def promotion(self) -> dict | None:
@@ -416,15 +418,17 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, object]:
-    """What a number was measured on, without anything that names the machine."""
+    """What a number was measured on, without anything that names the machine. cores: those that this process may use."""
     import os
+    import sys
 
     import torch
 
     from semid.nn.precision import has_bfloat16
 
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(), "bf16_cpu": has_bfloat16("cpu"),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from semid import cli, recipe_cards, views
 from semid.errors import DataError
-from semid.run import configure
+from semid.run import configure, machine
 from semid.training.progress import Progress, describe
 
 
@@ -325,6 +325,7 @@ def test_doctor_examines_this_machine(capsys: pytest.CaptureFixture):
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"versions", "extras", "machine", "folders", "problems"}
     assert found["versions"]["torch"]
+    assert machine().items() <= found["machine"].items()  # as runs and results have it
     assert found["extras"]["text"]["install"] == "pip install 'semid[text]'"
     assert found["folders"]["disk_free_gb"] > 0
     assert cli.main(["doctor"]) == 0
