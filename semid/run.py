@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import platform
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -309,30 +310,31 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     job = Job(seed=seed, out=folder, device=pick_device(device), resume=resume,
               log=log or Log(None if folder is None else folder / "metrics.jsonl"))
     began, cpu = time.perf_counter(), time.process_time()
-    try:
+    with _alone(folder) if folder is not None and not (folder / "manifest.json").exists() else nullcontext():
+        try:
+            if folder is not None:
+                if (done := _prepare(folder, about, resume)) is not None:
+                    return done
+                for file in folder.glob(CHECKPOINTS):  # of this run's earlier parts
+                    seconds, processor_seconds = time_spent(file)
+                    began, cpu = began - seconds, cpu - processor_seconds
+                save_data(folder, split)
+            with memory_explained(config):
+                recommender = module.run(config, split, job)
+        except SemidError:
+            if folder is not None:
+                _undo(folder, before)
+            raise
+        about["seconds"] = round(time.perf_counter() - began, 2)
+        about["cpu_seconds"] = round(time.process_time() - cpu, 2)
+        about["parameters"] = recommender.num_parameters
+        run = Run(recipe, config, split, recommender, about, folder)
         if folder is not None:
-            if (done := _prepare(folder, about, resume)) is not None:
-                return done
-            for file in folder.glob(CHECKPOINTS):  # of this run's earlier parts
-                seconds, processor_seconds = time_spent(file)
-                began, cpu = began - seconds, cpu - processor_seconds
-            save_data(folder, split)
-        with memory_explained(config):
-            recommender = module.run(config, split, job)
-    except SemidError:
-        if folder is not None:
-            _undo(folder, before)
-        raise
-    about["seconds"] = round(time.perf_counter() - began, 2)
-    about["cpu_seconds"] = round(time.process_time() - cpu, 2)
-    about["parameters"] = recommender.num_parameters
-    run = Run(recipe, config, split, recommender, about, folder)
-    if folder is not None:
-        recommender.save(folder)
-        write_json(folder / "config.json", about)
-        write_manifest(folder)
-        for file in [*folder.glob(CHECKPOINTS), *folder.glob(".*.tmp")]:
-            file.unlink()  # after the manifest: a run killed in between is finished, not begun again
+            recommender.save(folder)
+            write_json(folder / "config.json", about)
+            write_manifest(folder)
+            for file in [*folder.glob(CHECKPOINTS), *folder.glob(".*.tmp")]:
+                file.unlink()  # after the manifest: a run killed in between is finished, not begun again
     return run
 
 
@@ -419,7 +421,6 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, object]:
     """What a number was measured on, without anything that names the machine. cores: those that this process may use."""
-    import os
     import sys
 
     import torch
@@ -440,8 +441,36 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make a run folder and keep others from training into it. The lock ends with the process, however that ends."""
+    import fcntl
+
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise RunError(f"{folder}: cannot write the run folder: {error.strerror or error}; choose another --out") from None
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(f"{folder}: process {file.read()} is training into it; wait until it has ended and repeat the command, or "
+                              "choose another --out") from None
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked ({error.strerror or error}); choose an --out on another disk") from None
+        try:
+            file.truncate(0)
+            print(os.getpid(), end="", file=file, flush=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
-    """Make the folder and its config.json; return the finished run if there is one to resume."""
+    """Write config.json into the folder; return the finished run if there is one to resume."""
     config = folder / "config.json"
     if config.exists():
         if not resume:
@@ -463,7 +492,6 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
         what = "nothing to resume (no config.json), and the folder isn't empty" if resume else "holds other files than a run's"
         raise ConfigError(f"{folder}: {what} ({others[0]}); choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not config.exists():
             for stale in folder.glob(CHECKPOINTS):  # of a run that was deleted by its visible files
                 stale.unlink()

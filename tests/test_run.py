@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -182,6 +183,21 @@ def test_a_folder_that_cannot_be_written_is_one_message(data: Dataset, tmp_path:
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(RunError, match="cannot write the run folder: Read-only file system; choose another --out"):
         train("popularity", data, out=tmp_path / "run")
+
+
+def test_two_processes_never_train_into_one_folder(data: Dataset, tmp_path: Path):
+    begun = (tmp_path / "run" / "config.json")
+    begun.parent.mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        print(4711, end="", file=held, flush=True)
+        begun.write_text("{}")
+        with pytest.raises(ConfigError, match="process 4711 is training into it; wait until it has ended"):
+            train("popularity", data, out=tmp_path / "run", resume=True)
+        assert begun.exists()
+        begun.unlink()
+    train("popularity", data, out=tmp_path / "run")  # what a killed process leaves keeps nobody out
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_recipe_or_a_setting_misspelt_is_named(data: Dataset):

@@ -127,7 +127,8 @@ class Engine:
         """Raise `DataError` where no item that is shown satisfies a condition: a person may have misspelt a value. `recommend` answers
         with an empty list and a note, for programs."""
         if where is not None and not self.snapshot.admitted(where, None).count:
-            raise DataError(f"--where {where!r}: no item of {self.snapshot.num_alive:,} matches; check the values, which are compared exactly")
+            raise DataError(f"--where {where!r}: no item of {self.snapshot.num_alive:,} matches; "
+                            "check the values, which are compared exactly")
 
     def similar(self, item_id: str, k: int = 10, by: Literal["content", "codes", "together"] = "content") -> list[Neighbour]:
         """Return up to k items near one: by the cosine of content vectors, the share of leading codes, or common users."""

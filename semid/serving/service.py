@@ -306,8 +306,8 @@ def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
-    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970, true as 1. And
-    numbers without end."""
+    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970, true as
+    1. And numbers without end."""
     if value is None:
         return True
     if _is_list(kind):
