@@ -30,7 +30,7 @@ from rich.text import Text
 from tyro.conf import arg
 
 from semid import flags
-from semid.errors import ConfigError, DataError, MissingExtra, SemidError, did_you_mean
+from semid.errors import ConfigError, MissingExtra, SemidError, did_you_mean
 from semid.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, serve: bool = False, j
     Args:
         out: folder for the runs and the report
         seed: which user is shown
-        serve: open the page of the trained run afterwards, SASRec beside it, until Ctrl-C
+        serve: serve the page of the trained run afterwards, SASRec beside it, and print its address, until Ctrl-C
         json: print JSON instead of tables
         quiet: no progress
     """
@@ -344,9 +344,7 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     [answer] = opened.recommend([request])
     if answer.error is not None:
         raise answer.error
-    if where is not None and not opened.snapshot.admitted(where, None).count:
-        raise DataError(f"--where {where!r}: no item of {opened.snapshot.num_alive:,} matches; "
-                        "check the values, which are compared exactly")
+    opened.check_where(where)
     found = [{"item_id": item, "title": title, "score": score}
              for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
     shown = [{"item_id": item, "title": opened.item(item)["title"]} for item in past.item_ids]
@@ -561,7 +559,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
         port: 0 takes a free one
         host: address to listen on; any but this machine's own needs a key
         key_file: file with the key that clients send as "Authorization: Bearer KEY" (default: SEMID_KEY of the environment, if set)
-        store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite)
+        store: SQLite file, or redis://HOST:PORT/DATABASE, of histories and feedback (default: RUN.histories.sqlite beside it)
         drain: seconds after SIGTERM in which /ready says no and everything is still answered
         engine: int8 computes in 8 bits, and says how many of its top 10 are those of float
         beside: another run, whose lists the page shows next to those of RUN
@@ -580,7 +578,8 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
     from semid.serving.engine import Engine
 
     torch.set_num_threads(1)  # a second thread waits for busy cores more than it computes; take more processes instead
-    store = store or str(run.with_name(f"{run.resolve().name}.histories.sqlite"))
+    run = Path(os.path.abspath(run))  # "." has no name; of a link its own is kept
+    store = store or str(_store_of(say, run))
 
     def started(address: str) -> None:
         say.result({"address": address, "docs": f"{address}/docs", "store": shown(store)})
@@ -590,7 +589,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
     opened = Engine.open(run, engine=engine)
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
-    other = None if beside is None else Engine.open(beside)
+    other = None if beside is None else Engine.open(os.path.abspath(beside))
     serve_engine(opened, run, host=host, port=port, key=key, store=store, drain=drain, limits=limits, beside=other, started=started)
     return 0
 
@@ -670,6 +669,16 @@ def _compare_codes(say: Voice, ways: Sequence[str], data: str, out: Path, readin
     say.result({**result, "report": str(page)})
     say.next([(f"open {quoted(page)}", "the same with pictures, and items by title"), *commands])
     return 0
+
+
+def _store_of(say: Voice, run: Path) -> Path:
+    """Return where `serve` keeps the events of a run, named as the run is given: a link stays when it is switched to another run."""
+    store, earlier = (run.with_name(f"{name}.histories.sqlite") for name in (run.name, run.resolve().name))
+    if store.exists() or not earlier.exists():
+        return store
+    say.about(Text(f"histories: {earlier}, which an earlier semid named after the folder behind the link {run}; start with --store "
+                   f"{quoted(earlier)} to keep them when the link is switched", style="yellow"))
+    return earlier
 
 
 def _open_page(run: Path, beside: Path) -> int:
@@ -761,9 +770,9 @@ def quoted(path: object) -> str:
     return shlex.quote(str(path))
 
 
-def _example(ids: Iterable[object]) -> str:
-    """The first two item ids, as one argument of --history."""
-    return shlex.quote(",".join(str(id_) for id_ in islice(ids, 2)))
+def _example(ids: Iterable[str]) -> str:
+    """The first two item ids that --history can name, as one argument; "" where none can."""
+    return shlex.quote(",".join(islice((id_ for id_ in ids if flags.listed(id_) == [id_]), 2)))
 
 
 def _logs(out: Path, progress: Progress) -> Callable[[str, int], Log]:

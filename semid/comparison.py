@@ -22,7 +22,7 @@ from semid.evaluation.compare import Comparison, compare_runs
 from semid.evaluation.evaluate import Evaluation
 from semid.files import write_json
 from semid.recommenders import Fusion
-from semid.run import FUSED, Run, configure, find_recipe, train
+from semid.run import FUSED, Run, configure, find_recipe, split_of, train
 from semid.training.log import Log
 from semid.types import Protocol, Split
 
@@ -68,7 +68,7 @@ def compare(recipes: Sequence[str], data: Any, *, seeds: int = 1, out: str | Pat
     data: a data set from `semid.read`, or a `Split`. settings: {recipe: {setting: value}}. name: the data set's, for the
     result files. against: the system that the others are tested against, by default item-kNN where it is in the table.
     """
-    split = data if isinstance(data, Split) else data.split(protocol or Protocol())
+    split = split_of(data, protocol)
     names = list(dict.fromkeys([*(BASELINES if baselines else ()), *recipes]))
     settings = settings or {}
     if unknown := [recipe for recipe in settings if recipe not in names]:

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -19,8 +18,13 @@ def examine() -> dict:
     """Return {"versions", "extras", "machine", "folders", "problems"}, plain values for JSON.
 
     extras: {name: {"installed": bool, "missing": packages, "install": pip command}}; problems: what keeps semid from working
-    or makes it slow, each with its fix.
+    or makes it slow, each with its fix. Imports torch.
     """
+    import torch
+
+    from semid.encoders.text import find_minilm
+    from semid.run import machine
+
     versions: dict[str, str | None] = {"semid": _version("semid"), "python": platform.python_version()}
     extras: dict[str, dict] = {}
     problems = []
@@ -39,7 +43,8 @@ def examine() -> dict:
     for extra, state in extras.items():
         state["installed"] = not state["missing"]
         state["install"] = f"pip install 'semid[{extra}]'"
-    found = machine()
+    found = machine() | {"memory_gb": _memory(), "bf16_gpu": torch.cuda.is_bf16_supported() if torch.cuda.is_available() else None,
+                         "minilm": find_minilm() is not None}
     kept = folders()
     if not kept["cache"]["writable"]:
         problems.append(f"{kept['cache']['path']} cannot be written, so vectors are computed anew each time: "
@@ -50,22 +55,6 @@ def examine() -> dict:
     if kept["disk_free_gb"] < 2:
         problems.append(f"{kept['disk_free_gb']} GB are free in {Path.cwd()}: a run folder needs up to 2")
     return {"versions": versions, "extras": extras, "machine": found, "folders": kept, "problems": problems}
-
-
-def machine() -> dict:
-    """Return cores, threads, memory, GPU and whether bf16 products are fast here. Imports torch."""
-    import torch
-
-    from semid.encoders.text import find_minilm
-    from semid.nn.precision import has_bfloat16
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-            "threads": torch.get_num_threads(), "memory_gb": _memory(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "bf16_cpu": has_bfloat16("cpu"), "gpu": gpu,
-            "bf16_gpu": torch.cuda.is_bf16_supported() if gpu else None,
-            "minilm": find_minilm() is not None}
 
 
 def folders() -> dict:

@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import platform
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,9 +94,11 @@ class Run:
         return resolve_seen("auto", self.split.train) == "keep"
 
     def resolve_seen(self, seen: str) -> str:
-        if seen not in ("auto", "keep", "remove"):
-            raise ConfigError(f"seen: want auto, keep or remove, got {seen!r}{did_you_mean(seen, ('auto', 'keep', 'remove'))}")
-        return seen if seen != "auto" else ("keep" if self.repeats else "remove")
+        from semid.evaluation.evaluate import resolve_seen
+
+        if seen == "auto":  # counted once
+            return "keep" if self.repeats else "remove"
+        return resolve_seen(seen, self.split.train)
 
     @property
     def promotion(self) -> dict | None:
@@ -113,9 +116,10 @@ class Run:
                   exclude: Sequence[str] = (), seen: str = "auto") -> list[dict]:
         """Return up to k {"item_id", "title", "score"}, best first, for a known user or any history of item ids (oldest first).
 
-        where: a condition over catalogue columns; exclude: item ids never shown. No model learns from a history without events, so an
-        empty one gets the most popular items, with their training events as scores. Items that were added to the run, changed or removed
-        (`semid add` and so on) until it first answers count; all else of a run is as it was trained.
+        where: a condition over catalogue columns; one that no item satisfies is a `DataError`, over HTTP an empty list with a note.
+        exclude: item ids never shown. No model learns from a history without events, so an empty one gets the most popular items, with
+        their training events as scores. Items that were added to the run, changed or removed (`semid add` and so on) until it first
+        answers count; all else of a run is as it was trained.
         """
         if (user is None) == (history is None):
             raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
@@ -158,6 +162,7 @@ class Run:
                                                     seen=cast("Any", seen), user=user)])
         if answer.error is not None:
             raise answer.error
+        self._changed.check_where(where)
         return [{"item_id": item, "title": title, "score": score}
                 for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
 
@@ -230,7 +235,11 @@ class Run:
         from semid.evaluation.evaluate import Evaluation, evaluate
 
         system = system or self.recipe
-        cases = {"test": self.split.test, "valid": self.split.valid}[part]
+        parts = {"test": self.split.test, "valid": self.split.valid}
+        for what, name, known in (("part", part, parts), ("system", system, self.systems)):
+            if name not in known:
+                raise ConfigError(f"evaluate: want {what} {' or '.join(known)}, got {name!r}{did_you_mean(name, known)}")
+        cases = parts[part]
         is_kept = self.folder is not None and part == "test" and dataclasses.asdict(self.split.protocol) == self.about["protocol"]
         found = {}
         for seen in ("keep", "remove"):
@@ -291,7 +300,7 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     """
     check_seed(seed)
     module, config = configure(recipe, settings)
-    split = data if isinstance(data, Split) else data.split(protocol or Protocol())
+    split = split_of(data, protocol)
     folder = None if out is None else Path(out)
     about = {"format": FORMAT, "recipe": recipe, "config": dataclasses.asdict(config), "protocol": dataclasses.asdict(split.protocol),
              "protocol_hash": split.protocol.hash, "seed": seed, "data": {
@@ -301,31 +310,44 @@ def train(recipe: str, data: Any, *, out: str | Path | None = None, seed: int = 
     job = Job(seed=seed, out=folder, device=pick_device(device), resume=resume,
               log=log or Log(None if folder is None else folder / "metrics.jsonl"))
     began, cpu = time.perf_counter(), time.process_time()
-    try:
+    with _alone(folder) if folder is not None and not (folder / "manifest.json").exists() else nullcontext():
+        try:
+            if folder is not None:
+                if (done := _prepare(folder, about, resume)) is not None:
+                    return done
+                for file in folder.glob(CHECKPOINTS):  # of this run's earlier parts
+                    seconds, processor_seconds = time_spent(file)
+                    began, cpu = began - seconds, cpu - processor_seconds
+                save_data(folder, split)
+            with memory_explained(config):
+                recommender = module.run(config, split, job)
+        except SemidError:
+            if folder is not None:
+                _undo(folder, before)
+            raise
+        about["seconds"] = round(time.perf_counter() - began, 2)
+        about["cpu_seconds"] = round(time.process_time() - cpu, 2)
+        about["parameters"] = recommender.num_parameters
+        run = Run(recipe, config, split, recommender, about, folder)
         if folder is not None:
-            if (done := _prepare(folder, about, resume)) is not None:
-                return done
-            for file in folder.glob(CHECKPOINTS):  # of this run's earlier parts
-                seconds, processor_seconds = time_spent(file)
-                began, cpu = began - seconds, cpu - processor_seconds
-            save_data(folder, split)
-        with memory_explained(config):
-            recommender = module.run(config, split, job)
-    except SemidError:
-        if folder is not None:
-            _undo(folder, before)
-        raise
-    about["seconds"] = round(time.perf_counter() - began, 2)
-    about["cpu_seconds"] = round(time.process_time() - cpu, 2)
-    about["parameters"] = recommender.num_parameters
-    run = Run(recipe, config, split, recommender, about, folder)
-    if folder is not None:
-        recommender.save(folder)
-        write_json(folder / "config.json", about)
-        write_manifest(folder)
-        for file in [*folder.glob(CHECKPOINTS), *folder.glob(".*.tmp")]:
-            file.unlink()  # after the manifest: a run killed in between is finished, not begun again
+            recommender.save(folder)
+            write_json(folder / "config.json", about)
+            write_manifest(folder)
+            for file in [*folder.glob(CHECKPOINTS), *folder.glob(".*.tmp")]:
+                file.unlink()  # after the manifest: a run killed in between is finished, not begun again
     return run
+
+
+def split_of(data: Any, protocol: Protocol | None = None) -> Split:
+    """Return data that were split already, or split those from `semid.read`. Raises `ConfigError` for anything else."""
+    from semid.data.read import Dataset
+
+    if isinstance(data, Split):
+        return data
+    if not isinstance(data, Dataset):
+        raise ConfigError(f"data: want what semid.read(...) returns, or a split of it, got {type(data).__name__} "
+                          f"{_short(str(data))}; give semid.read(EVENTS, ITEMS)")
+    return data.split(protocol or Protocol())
 
 
 @contextmanager
@@ -398,15 +420,16 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, object]:
-    """What a number was measured on, without anything that names the machine."""
-    import os
+    """What a number was measured on, without anything that names the machine. cores: those that this process may use."""
+    import sys
 
     import torch
 
     from semid.nn.precision import has_bfloat16
 
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {"cpu": cpu, "cores": cores, "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(), "bf16_cpu": has_bfloat16("cpu"),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
 
@@ -418,8 +441,36 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make a run folder and keep others from training into it. The lock ends with the process, however that ends."""
+    import fcntl
+
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise RunError(f"{folder}: cannot write the run folder: {error.strerror or error}; choose another --out") from None
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(f"{folder}: process {file.read()} is training into it; wait until it has ended and repeat the command, or "
+                              "choose another --out") from None
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked ({error.strerror or error}); choose an --out on another disk") from None
+        try:
+            file.truncate(0)
+            print(os.getpid(), end="", file=file, flush=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
-    """Make the folder and its config.json; return the finished run if there is one to resume."""
+    """Write config.json into the folder; return the finished run if there is one to resume."""
     config = folder / "config.json"
     if config.exists():
         if not resume:
@@ -441,7 +492,6 @@ def _prepare(folder: Path, about: dict, resume: bool) -> Run | None:
         what = "nothing to resume (no config.json), and the folder isn't empty" if resume else "holds other files than a run's"
         raise ConfigError(f"{folder}: {what} ({others[0]}); choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not config.exists():
             for stale in folder.glob(CHECKPOINTS):  # of a run that was deleted by its visible files
                 stale.unlink()

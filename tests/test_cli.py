@@ -15,7 +15,7 @@ from rich.console import Console
 
 from semid import cli, recipe_cards, views
 from semid.errors import DataError
-from semid.run import configure
+from semid.run import configure, machine
 from semid.training.progress import Progress, describe
 
 
@@ -325,6 +325,7 @@ def test_doctor_examines_this_machine(capsys: pytest.CaptureFixture):
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"versions", "extras", "machine", "folders", "problems"}
     assert found["versions"]["torch"]
+    assert machine().items() <= found["machine"].items()  # as runs and results have it
     assert found["extras"]["text"]["install"] == "pip install 'semid[text]'"
     assert found["folders"]["disk_free_gb"] > 0
     assert cli.main(["doctor"]) == 0
@@ -465,6 +466,11 @@ def test_a_count_is_three_digits():
 def test_demo_serves_or_prints_json_but_not_both(capsys: pytest.CaptureFixture):
     assert cli.main(["demo", "--serve", "--json"]) == 2
     assert "either --json" in capsys.readouterr().err
+
+
+def test_the_history_to_type_next_names_ids_that_a_list_can_hold():
+    assert cli._example(["q,r", " x", "a b", "c", "d"]) == "'a b,c'"
+    assert cli._example(["q,r"]) == "''"
 
 
 def test_commands_to_type_next_repeat_settings_and_quote_folders(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

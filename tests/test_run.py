@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -184,6 +185,21 @@ def test_a_folder_that_cannot_be_written_is_one_message(data: Dataset, tmp_path:
         train("popularity", data, out=tmp_path / "run")
 
 
+def test_two_processes_never_train_into_one_folder(data: Dataset, tmp_path: Path):
+    begun = (tmp_path / "run" / "config.json")
+    begun.parent.mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        print(4711, end="", file=held, flush=True)
+        begun.write_text("{}")
+        with pytest.raises(ConfigError, match="process 4711 is training into it; wait until it has ended"):
+            train("popularity", data, out=tmp_path / "run", resume=True)
+        assert begun.exists()
+        begun.unlink()
+    train("popularity", data, out=tmp_path / "run")  # what a killed process leaves keeps nobody out
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
 def test_a_recipe_or_a_setting_misspelt_is_named(data: Dataset):
     with pytest.raises(ConfigError, match="unknown recipe 'sasrek' \\(did you mean 'sasrec'"):
         train("sasrek", data)
@@ -273,6 +289,16 @@ def test_evaluation_is_measured_once_and_kept(original: Run, monkeypatch: pytest
     assert {"diversity@10", "miscalibration@10"} <= first["keep"].metrics.keys()
 
 
+def test_what_cannot_be_evaluated_or_trained_on_is_one_message(original: Run, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"evaluate: want part test or valid, got 'validation' \(did you mean 'valid'\?\)"):
+        original.evaluate("validation")
+    with pytest.raises(ConfigError, match="evaluate: want system item_knn, got 'x'"):
+        original.evaluate(system="x")
+    for begin in (semid.train, lambda recipe, data: semid.compare([recipe], data, out=tmp_path / "table")):
+        with pytest.raises(ConfigError, match=r"data: want what semid.read\(...\) returns, .* got str \"events.csv\"; give semid.read"):
+            begin("popularity", "events.csv")
+
+
 def test_another_protocol_asks_another_question_of_the_same_recommender(original: Run):
     other = original.under(Protocol(min_history=7, max_history=5))
     assert 0 < len(other.split.test) < len(original.split.test)
@@ -359,6 +385,8 @@ def test_a_run_answers_with_the_changes_of_its_items(tmp_path: Path):
     asked = engine.recommend([Request(tuple(history), k=64)])[0]
     assert after == list(asked.item_ids)
     assert [row["item_id"] for row in changed.recommend(history=["new"], k=1, where="title = 'Item number 7'")]
+    with pytest.raises(DataError, match="no item of 64 matches"):  # as of a run without changes
+        changed.recommend(history=history, where="price > 10000")
     with pytest.raises(UnknownId, match="nowhere"):
         changed.recommend(history=history, exclude=["nowhere"])
     assert len(run.recommend(user="user3", k=5)) == 5  # opened before: it answers for the first time now

@@ -39,6 +39,12 @@ CLASSES = frozenset(["COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPE
 LONGEST = 20_000
 """Characters of a condition."""
 
+DEEPEST = 100
+"""Parentheses inside one another. The parser takes time that grows with the square of those that it finds open."""
+
+_QUOTED = re.compile(r"""(?<![eE])'[^']*'|(?<=[eE])'[^'\\]*'|"[^"]*"|--[^\n\r]*""")
+"""What parentheses don't count in: text, names, a remark. Not e'...' where \\' may stand for a quote."""
+
 _BEFORE, _AFTER = "SELECT 1 FROM catalog WHERE\n", "\nLIMIT 1"
 """What a condition stands between to be parsed. No parentheses, which "a) OR (b" would close; what is cut short fails behind it."""
 
@@ -89,8 +95,9 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
         raise DataError("--where: want a condition such as \"price < 20\", got nothing")
     if len(where) > LONGEST:
         raise DataError(f"--where: want at most {LONGEST:,} characters, got {len(where):,}; put long lists into a column")
-    one, empty, query = (json.loads(connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0][0])
-                         for text in (f"{_BEFORE}{where}{_AFTER}", f"{_BEFORE}true{_AFTER}", f"SELECT (\n{where}\n) FROM catalog"))
+    _check_parentheses(where)
+    parsed = lambda text: json.loads(connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0][0])
+    one = parsed(f"{_BEFORE}{where}{_AFTER}")
     if one["error"]:
         place = int(one.get("position", -1)) - len(_BEFORE)
         message = one["error_message"].split("\n")[0]
@@ -98,12 +105,35 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
         if wrong.endswith('near "LIMIT"'):  # ours, behind the condition
             wrong = "it breaks off at the end"
         raise DataError(f"--where {where[:200]!r}: {wrong}; want a condition such as \"category = 'x' and price < 20\"")
+    empty, query = parsed(f"{_BEFORE}true{_AFTER}"), parsed(f"SELECT (\n{where}\n) FROM catalog")
     nodes = [statement["node"] for statement in one["statements"]]
     rest, plain = ([_without_places({k: v for k, v in node.items() if k != "where_clause"}) for node in group]
                    for group in (nodes, [empty["statements"][0]["node"]]))
     if rest != plain or query["error"]:
         raise DataError(f"--where {where!r}: want one condition and nothing else")
     return query
+
+
+def _check_parentheses(where: str) -> None:
+    """Raise `DataError` for parentheses that don't match or are too many, before the parser spends its time on them."""
+    plain = _QUOTED.sub(lambda found: " " * len(found[0]), where)
+    wrong, opened = "", []
+    if stray := re.search(r"['\"$\\]|/\*", plain):  # as this reads the text, the parser must: no quotes of another kind
+        sign = stray[0]
+        wrong = f"{sign} at character {stray.start() + 1} " + ("is not closed" if sign in "'\"" else "may stand in quotes alone")
+    for sign in re.finditer(r"[()]", plain):
+        if sign[0] == "(":
+            opened.append(sign.start() + 1)
+        elif opened:
+            opened.pop()
+        else:
+            wrong = wrong or f"the parenthesis at character {sign.start() + 1} closes none"
+        if len(opened) > DEEPEST:
+            wrong = wrong or f"more than {DEEPEST} parentheses inside one another"
+    if opened and not wrong:
+        wrong = f"the parenthesis at character {opened[-1]} is not closed"
+    if wrong:
+        raise DataError(f"--where {where[:200]!r}: {wrong}; want a condition such as \"category = 'x' and price < 20\"")
 
 
 def _without_places(value: Any) -> Any:

@@ -29,7 +29,7 @@ SIGNIFICANT = 0.05
 def _rivals(comparison: Comparison, protocol: str, metric: str) -> list[tuple[str, Score]]:
     """The other systems measured under a protocol, best first."""
     found = [(s.name, s.scores[protocol][metric]) for s in comparison.systems
-             if s.is_rival and s.name != comparison.subject and metric in s.scores.get(protocol, {})]
+             if s.name != comparison.subject and metric in s.scores.get(protocol, {})]
     return sorted([f for f in found if math.isfinite(f[1].mean)], key=lambda f: -f[1].mean)
 
 
@@ -136,22 +136,15 @@ COSTS = ("Training", "ms / user", "Parameters")
 
 
 def _comparison(comparison: Comparison) -> str:
-    out = []
-    for k, protocol in enumerate(comparison.protocols):
-        out.append(_protocol_table(comparison, protocol, with_published=k == 0))
-    sources = list(dict.fromkeys(f"{s.name}: {s.source}" for s in comparison.systems if s.published and s.source))
     legend = (f"Bold: the best of its column. Small: 95 % bootstrap interval over users. Against {comparison.subject}: "
               f"how far another system's {comparison.primary} lies above (▲) or below (▼), with the p-value of a paired "
               f"permutation test, Holm-corrected; grey where p ≥ .05.")
-    note = f'<p class="small">{escape(legend)}</p>'
-    if sources:
-        note += f'<p class="small">Published numbers: {escape("; ".join(sources))}.</p>'
-    return "".join(out) + note
+    return "".join(_protocol_table(comparison, protocol) for protocol in comparison.protocols) + f'<p class="small">{escape(legend)}</p>'
 
 
-def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bool) -> str:
+def _protocol_table(comparison: Comparison, protocol: str) -> str:
     primary, subject = comparison.primary, comparison.subject
-    systems = [s for s in comparison.systems if protocol in s.scores or (with_published and s.published)]
+    systems = [s for s in comparison.systems if protocol in s.scores]
     measured = {s.name: {m: v for m, v in s.scores.get(protocol, {}).items() if math.isfinite(v.mean)} for s in systems}
     systems = sorted(systems, key=lambda s: -measured[s.name].get(primary, Score(-1.0)).mean)
     metrics = [m for m in comparison.metrics if any(m in row for row in measured.values())]
@@ -170,7 +163,7 @@ def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bo
         cells = [f'<th scope="row">{escape(system.name)}</th>']
         dot = charts.dot_cell(scores[primary], domain, ours.mean, is_subject=is_subject) if primary in scores else ""
         cells.append(f'<td class="plot">{dot}</td>')
-        cells += [_score_cell(scores.get(m), best[m], system.published.get(m) if with_published else None) for m in metrics]
+        cells += [_score_cell(scores.get(m), best[m]) for m in metrics]
         cells.append(_against(scores.get(primary), ours, is_subject=is_subject))
         dash = '<span class="none">–</span>'
         cells += [page.cell(dash if v is None else show(v), value=v) for v, show in (
@@ -180,15 +173,13 @@ def _protocol_table(comparison: Comparison, protocol: str, *, with_published: bo
     return page.table(head, rows, caption=protocol[:1].upper() + protocol[1:], style="compare")
 
 
-def _score_cell(score: Score | None, best: float, published: float | None) -> str:
+def _score_cell(score: Score | None, best: float) -> str:
     text, value = '<span class="none">–</span>', None
     if score is not None and math.isfinite(score.mean):
         value = score.mean
         text = f"<b>{fraction(value)}</b>" if value == best else fraction(value)
         if score.low is not None and score.high is not None:
             text += f"<small>{fraction(score.low)}–{fraction(score.high)}</small>"
-    if published is not None:
-        text += f"<small>published {fraction(published)}</small>"
     return page.cell(text, value=value)
 
 

@@ -34,9 +34,7 @@ class Header:
 class System:
     """One row of the comparison.
 
-    scores: {protocol label: {metric: Score}}, empty where only published numbers are known; train_seconds: of one seed;
-    ms_per_user: median latency; published: {metric: number} under the comparison's first protocol, as printed in `source`;
-    is_rival: False for a variant of the subject, which stands in the table but not in the verdict.
+    scores: {protocol label: {metric: Score}}; train_seconds: of one seed; ms_per_user: median latency.
     """
 
     name: str
@@ -45,9 +43,6 @@ class System:
     train_seconds: float | None = None
     ms_per_user: float | None = None
     parameters: int | None = None
-    published: dict[str, float] = field(default_factory=dict)
-    source: str = ""
-    is_rival: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,8 +76,7 @@ class Comparison:
     @property
     def metrics(self) -> list[str]:
         """Names of all metrics."""
-        measured = [m for s in self.systems for scores in s.scores.values() for m in scores]
-        return list(dict.fromkeys(measured + [m for s in self.systems for m in s.published]))
+        return list(dict.fromkeys(m for s in self.systems for scores in s.scores.values() for m in scores))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 | 401    | no key or a wrong one; 403: another host name without a key                             |
 | 404    | no such path or item; 405: no such method                                               |
 | 408    | the request arrived too slowly; 413: it is too large                                    |
-| 409    | the key of an event names another event                                                 |
+| 409    | the key of an event names another event; a command changed the run: POST /reload first  |
 | 422    | the request cannot be answered as it is; the sentence says what to change               |
 | 429    | too many requests: send it again after Retry-After seconds                              |
 | 503    | the store or the run folder cannot be read or written; 504: no answer in time           |
@@ -30,6 +30,7 @@ from semid.serving import messages
 from semid.serving.documentation import openapi, page
 from semid.serving.gate import Gate
 from semid.serving.histories import KeyConflict, StoreBusy, StoreError
+from semid.serving.journal import ChangedMeanwhile
 from semid.serving.messages import Ask, Error, Events, Id, Ids, Items
 from semid.serving.page import pages
 from semid.serving.security import Guard
@@ -40,6 +41,7 @@ MISTAKES = {400: "unreadable", 401: "no key", 403: "another host", 408: "too slo
 RESPONSES: dict[int | str, dict] = {status: {"model": Error, "description": text} for status, text in MISTAKES.items()}
 NOT_FOUND: dict[int | str, dict] = {404: {"model": Error, "description": "no such item"}}
 CONFLICT: dict[int | str, dict] = {409: {"model": Error, "description": "the key names another event"}}
+OUTDATED: dict[int | str, dict] = {409: {"model": Error, "description": "a command changed the run folder; POST /reload, then repeat this"}}
 
 
 def create_app(service: Service, guard: Guard) -> FastAPI:
@@ -93,19 +95,19 @@ def changes(app: FastAPI, service: Service) -> None:
         new, unknown = await service.append(body.events)
         return messages.Stored(trace_id=request.state.trace, stored=sum(new), known=len(new) - sum(new), unknown_items=unknown[:SHOWN])
 
-    @app.post("/items", summary="Add new items")
+    @app.post("/items", summary="Add new items", responses=OUTDATED)
     async def add(body: Items, request: Request) -> messages.Changed:
         return _changed(await service.add(body.items), request)
 
-    @app.patch("/items", summary="Change columns of items")
+    @app.patch("/items", summary="Change columns of items", responses=OUTDATED)
     async def update(body: Items, request: Request) -> messages.Changed:
         return _changed(await service.update(body.items), request)
 
-    @app.post("/items/remove", summary="Take items out of the catalogue")
+    @app.post("/items/remove", summary="Take items out of the catalogue", responses=OUTDATED)
     async def remove(body: Ids, request: Request) -> messages.Changed:
         return _changed(await service.remove(body.item_ids), request)
 
-    @app.post("/items/restore", summary="Show removed items again")
+    @app.post("/items/restore", summary="Show removed items again", responses=OUTDATED)
     async def restore(body: Ids, request: Request) -> messages.Changed:
         return _changed(await service.restore(body.item_ids), request)
 
@@ -148,7 +150,7 @@ def error(request: Request, status: int, message: str) -> JSONResponse:
 
 
 async def _mistake(request: Request, mistake: Exception) -> JSONResponse:
-    by_kind = {KeyConflict: 409, StoreBusy: 429, StoreError: 503, RunError: 503}
+    by_kind = {KeyConflict: 409, ChangedMeanwhile: 409, StoreBusy: 429, StoreError: 503, RunError: 503}
     status = by_kind.get(type(mistake), 422)
     if isinstance(mistake, UnknownId) and request.method == "GET":
         status = 404

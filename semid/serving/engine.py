@@ -123,6 +123,13 @@ class Engine:
                 answers[place] = answer
         return [answer for answer in answers if answer is not None]
 
+    def check_where(self, where: str | None) -> None:
+        """Raise `DataError` where no item that is shown satisfies a condition: a person may have misspelt a value. `recommend` answers
+        with an empty list and a note, for programs."""
+        if where is not None and not self.snapshot.admitted(where, None).count:
+            raise DataError(f"--where {where!r}: no item of {self.snapshot.num_alive:,} matches; "
+                            "check the values, which are compared exactly")
+
     def similar(self, item_id: str, k: int = 10, by: Literal["content", "codes", "together"] = "content") -> list[Neighbour]:
         """Return up to k items near one: by the cosine of content vectors, the share of leading codes, or common users."""
         snapshot = self.snapshot

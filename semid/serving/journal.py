@@ -23,6 +23,10 @@ Kind = Literal["add", "update", "remove", "restore"]
 KINDS: tuple[Kind, ...] = ("add", "update", "remove", "restore")
 
 
+class ChangedMeanwhile(RunError):
+    """Another process changed the run folder since it was opened."""
+
+
 class Journal:
     """The changes of one run folder. count: how many were read or written so far."""
 
@@ -44,7 +48,8 @@ class Journal:
             yield kind, table
 
     def write(self, kind: Kind, table: pa.Table) -> None:
-        """Put one more change on disk. Raises `RunError` if another process was first, or the folder can't be written."""
+        """Put one more change on disk. Raises `ChangedMeanwhile` if another process was first, `RunError` if the folder
+        can't be written."""
         path = self._path(self.count + 1)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         about = {"semid": json.dumps({"kind": kind})}
@@ -60,7 +65,8 @@ class Journal:
                 path.unlink()
                 raise
         except FileExistsError:
-            raise RunError(f"{path}: another process changed this run meanwhile; open it again and repeat the change") from None
+            raise ChangedMeanwhile(f"{path}: another process changed this run meanwhile, and nothing of this change was written; read the "
+                                   "run again (a server: POST /reload), then repeat the change") from None
         except OSError as error:
             raise RunError(f"{self.folder}: the change cannot be written: {error.strerror or error}; nothing was changed") from None
         finally:

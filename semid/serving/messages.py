@@ -17,7 +17,10 @@ def _as_text(value: Any) -> Any:
     return str(value) if type(value) is int and abs(value) < 2**63 else value
 
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=512), BeforeValidator(_as_text)]
+Id = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_as_text)]
+"""As long as the tables that semid reads have it: the body of a request is limited as a whole."""
+
+Key = Annotated[Id, StringConstraints(max_length=512)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -71,7 +74,7 @@ class Ask(Message):
 class Happened(Message):
     """One thing a user did."""
 
-    key: Id = Field(description="your own name of this event, such as the number of an order line; sent again it counts once")
+    key: Key = Field(description="your own name of this event, such as the number of an order line; sent again it counts once")
     user: Id
     item_id: Id
     time: Second | None = Field(default=None, description="UTC seconds, or ISO 8601 such as 2026-11-30T10:00:00+01:00; now if left away")

@@ -26,8 +26,9 @@ from starlette.datastructures import QueryParams
 from semid.errors import ConfigError, SemidError, did_you_mean
 from semid.evaluation import charts
 from semid.evaluation.wording import count, percent, plain, shorten
-from semid.serving import contract, messages, tree_view
+from semid.serving import contract, tree_view
 from semid.serving.histories import StoreBusy, StoreError
+from semid.serving.service import Past
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -50,7 +51,7 @@ POLICY = {"Content-Security-Policy": (
 PICTURES = frozenset(["image", "image_url", "img", "imurl", "picture", "picture_url", "photo", "photo_url", "cover", "poster", "thumbnail"])
 """Names of a column with the address of an item's picture, in lower case."""
 
-LONGEST_ID = 512
+LONGEST_SEARCH = 512
 MOST_SHOWN = 50
 """Items of a list on the page."""
 
@@ -83,9 +84,6 @@ class Wanted:
                               f"it may hold {', '.join(NAMES)}")
         user = query.get("user", "").strip()
         added = [] if query.get("of", user) != user else [*query.getlist("h"), *filter(None, [query.get("add")])]
-        for name, text in [("user", user), *(("h", item) for item in added), ("why", query.get("why", ""))]:
-            if len(text) > LONGEST_ID:
-                raise ConfigError(f"{name}: want an id of at most {LONGEST_ID} characters, got {len(text):,}")
         if drop := query.get("drop"):
             if not added:
                 raise ConfigError("drop: want a place among the items h, got an address without any; leave drop out")
@@ -207,18 +205,20 @@ class Page:
 
     async def _board(self, wanted: Wanted) -> Board:
         service = self._service
-        engine, limit = service.engine, service.limits.max_history
-        past = await service.past(messages.Ask(user=wanted.user) if wanted.user else messages.Ask(history=[]))
+        engine, limits = service.engine, service.limits
+        limits.check_number("k", wanted.k, limits.max_k)
+        limits.check_number("beams", wanted.beams, limits.max_beams)
+        limits.check_size("where", wanted.where, limits.max_where)
+        past = await service.past_of(wanted.user) if wanted.user else Past((), None)
         service.check_items("history", wanted.added)
-        history = (*past.items, *wanted.added)[-limit:]
+        history = (*past.items, *wanted.added)[-limits.max_history :]
         now = max([int(time.time()), *(past.times or ())[-1:]])  # clocks of others may be ahead
-        times = None if past.times is None or not wanted.user else (*past.times, *(now for _ in wanted.added))[-limit:]
-        service.check(messages.Ask(history=list(history), k=wanted.k, beams=wanted.beams, where=wanted.where))
+        times = None if past.times is None or not wanted.user else (*past.times, *(now for _ in wanted.added))[-limits.max_history :]
         request = contract.Request(history, times, unknown="skip", k=wanted.k, where=wanted.where, user=wanted.user,
                                    beams=wanted.beams)
         lists = [await self._shown(engine, request, wanted.diversity, service.answer)]
         if not past.is_known:
-            lists[0] = replace(lists[0], notes=(f"user {wanted.user!r} has no events yet", *lists[0].notes))
+            lists[0] = replace(lists[0], notes=(f"user {wanted.user[:100]!r} has no events yet", *lists[0].notes))
         if (beside := service.beside) is not None:
             async def ask(question: contract.Request) -> contract.Answer:
                 answer = await service.aside(lambda: beside.recommend([question])[0])
@@ -258,7 +258,7 @@ class Page:
         return Shown(name, cards, answer.scale, (*filter(None, [answer.note]), *notes))
 
     async def _found(self, text: str) -> Sequence[contract.Neighbour]:
-        self._service.limits.check_size("q", text, LONGEST_ID)
+        self._service.limits.check_size("q", text, LONGEST_SEARCH)
         return await self._service.aside(lambda: self._service.engine.search(text, FOUND)) if text else []
 
     async def _described(self, snapshot: Snapshot) -> str:

@@ -40,6 +40,9 @@ log = logging.getLogger("semid.serving")
 ID = "item_id"
 """Column of ids where the catalogue keeps none among its own."""
 
+AHEAD = 86_400
+"""Seconds that clocks of others may be ahead; the tables that semid reads may be as much."""
+
 SHOWN = 20
 """Unknown items that an answer lists."""
 
@@ -99,7 +102,7 @@ class Service:
                                          answer.scores, (1.0,) * len(items)))
         notes = [answer.note] if answer.note else []
         if not past.is_known:
-            notes.append(f"user {ask.user!r} has no events yet, so this is what somebody new is shown")
+            notes.append(f"user {ask.user[:100]!r} has no events yet, so this is what somebody new is shown")
         return messages.Recommendations(
             trace_id=trace, user=ask.user, items=items, scale=answer.scale, left=answer.left, cost=dict(answer.cost),
             history_length=len(past.items), note="; ".join(notes), version=answer.version)
@@ -151,7 +154,7 @@ class Service:
         """Raise `UnknownId`, without looking for the nearest id: among a million that takes longer than answering."""
         items = self.engine.snapshot.catalog.items
         if unknown := [id_ for id_ in ids if id_ not in items]:
-            raise UnknownId(f"{name}: unknown item {unknown[0]!r}{f' and {len(unknown) - 1:,} more' if unknown[1:] else ''}; the "
+            raise UnknownId(f"{name}: unknown item {unknown[0][:100]!r}{f' and {len(unknown) - 1:,} more' if unknown[1:] else ''}; the "
                             f"catalogue holds {len(items):,} items, such as {items.ids[0]!r}; new ones come with POST /items")
 
     async def past(self, ask: messages.Ask) -> Past:
@@ -159,9 +162,13 @@ class Service:
         if ask.user is None:
             self.check_items("history", ask.history or ())
             return Past(tuple(ask.history or ()), None if ask.times is None else tuple(ask.times))
-        is_known = ask.user in self.engine.snapshot.run.split.source.users
-        trained = self.engine.history(ask.user) if is_known else contract.History((), ())
-        stored = await self.store.history(ask.user, self.limits.max_history)
+        return await self.past_of(ask.user)
+
+    async def past_of(self, user: str) -> Past:
+        """Return the history of a user of the training data or of events since; nothing for somebody new."""
+        is_known = user in self.engine.snapshot.run.split.source.users
+        trained = self.engine.history(user) if is_known else contract.History((), ())
+        stored = await self.store.history(user, self.limits.max_history)
         return joined(trained, stored, self.limits.max_history, is_known or bool(stored))
 
     # Events ---------------------------------------------------------------------------------------------------------------
@@ -170,6 +177,10 @@ class Service:
         """Store events; return which were new, and the items that the catalogue doesn't hold."""
         self.limits.check_size("events", events, self.limits.max_events)
         now = int(time.time())
+        for place, each in enumerate(events):
+            if each.time is not None and each.time > now + AHEAD:
+                raise DataError(f"events.{place}.time: want UTC seconds, no more than a day from now ({now + AHEAD}), got {each.time}; "
+                                "nothing of this request was stored")
         new = await self.store.append([
             Event(each.key, each.user, each.item_id, now if each.time is None else each.time, each.action, each.value, each.trace_id)
             for each in events])
@@ -295,14 +306,16 @@ def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
-    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970. And
-    numbers without end."""
+    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970, true as
+    1. And numbers without end."""
     if value is None:
         return True
     if _is_list(kind):
         return isinstance(value, list) and all(_fits(each, kind.value_type) for each in value)
     if _is_moment(kind):
         return isinstance(value, str)
+    if isinstance(value, bool):
+        return pa.types.is_boolean(kind)
     if isinstance(value, float):
         return math.isfinite(value) and (not pa.types.is_integer(kind) or value.is_integer())
     return not isinstance(value, list)

@@ -1,5 +1,7 @@
 """Rules over the catalogue: what they mean, and what they may not do."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,6 +24,8 @@ CATALOG = Catalog(IdMap(["a", "b", "c", "d"]), TABLE)
     ("len(categories) = 0", "c"), ("lower(brand) = 'x'", "a"), ("price between 10 and 30", "bc"), ('"two words" % 2 = 0', "bd"),
     ("PRICE > 20 -- a remark", "c"), ("item_id = 'd'", "d"), ("price * 2 >= 30 or item_id in ('a')", "abc"), ("true", "abcd"),
     ("brand = 'it''s'", "d"), ("price < 1.5e1", "a"), ("price in (5, 25.0)", "ac"), ("brand <> 'é\n日'", "abd"),
+    ("brand in (')', '((', 'X') -- :(", "a"), ("(" * 100 + "price < 20" + ")" * 100, "ab"),
+    ("brand is not null and date'2026-01-31' > '2026-01-01'", "abd"),
     ("price::varchar = '5.0'", "a"), ("case when price > 10 then true else false end", "bc")])
 def test_conditions_select_the_items_they_say(where, want):
     assert "".join(CATALOG.items.ids[mask(CATALOG, where)]) == want
@@ -47,10 +51,21 @@ def test_comparisons_equal_numpy(limit, sign):
     ("brand = 'Z'", "no item of 4 matches"), ("categories = 'red'", r"list_contains\(categories, 'x'\)"),
     ("price = 'cheap'", "Could not convert string 'cheap'"),
     ("lowr(brand) = 'x'", r"unknown function 'lowr' \(did you mean 'lower'\?\)"),
+    ("(" * 1000, "more than 100 parentheses inside one another"), ("(price < 20", "the parenthesis at character 1 is not closed"),
+    ("price < 20) or (true", "the parenthesis at character 11 closes none"), ("brand = 'X", "' at character 9 is not closed"),
+    ("brand = $$X$$", "may stand in quotes alone"), ("brand = e'\\'' or " + "(" * 100 + "'", "is not closed"),
     ("true " + "or true " * 5000, "at most 20,000 characters"), ("not " * 3000 + "true", "depth")])
 def test_mistakes_are_explained(where, message):
     with pytest.raises(DataError, match=message):
         mask(CATALOG, where)
+
+
+def test_a_condition_that_the_parser_needs_long_for_is_refused_at_once():
+    begin = time.process_time()
+    for where in ("(" * 2000, "e'\\'' or " + "(" * 1900 + "'", "$$'$$ = " + "(" * 1900 + "'", "/* /* */ ' */" + "(" * 1900 + "'"):
+        with pytest.raises(DataError):
+            mask(CATALOG, where)
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("where", [

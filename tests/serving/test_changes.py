@@ -14,15 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from starlette.testclient import TestClient
 
 import semid
 from semid import cli
 from semid.errors import ConfigError, DataError, RunError, UnknownId
 from semid.newcomers import Newcomers
 from semid.run import load
+from semid.serving.app import create_app
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
+from semid.serving.histories import open_store
 from semid.serving.journal import Journal, merged
+from semid.serving.limits import Limits
+from semid.serving.metrics import Metrics
+from semid.serving.security import Guard
+from semid.serving.service import Service
 from tests.serving import world
 
 NEW = range(60, 66)
@@ -283,6 +290,17 @@ def test_two_processes_that_change_one_run_are_found_out(copied):
     second.swap(copied)
     second.remove(["i1"])
     assert {"i0", "i1"} & set(shown(second)) == set()
+
+
+def test_a_server_whose_run_a_command_changed_says_what_to_send_first(copied, tmp_path):
+    service = Service(Engine.open(copied), open_store(str(tmp_path / "h.sqlite")), limits=Limits(), metrics=Metrics(), folder=copied)
+    with TestClient(create_app(service, Guard(None)), base_url="http://127.0.0.1") as client:
+        assert cli.main(["remove", str(copied), "--items", "i0"]) == 0
+        answer = client.post("/items/remove", json={"item_ids": ["i1"]})
+        assert (answer.status_code, "retry-after" in answer.headers) == (409, False)
+        assert "POST /reload" in answer.json()["error"]
+        assert client.post("/reload").status_code == 200
+        assert client.post("/items/remove", json={"item_ids": ["i1"]}).json()["items"] == 58
 
 
 def test_a_damaged_change_is_told(copied):

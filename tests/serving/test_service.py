@@ -41,6 +41,7 @@ def test_what_is_no_iso_text_is_no_date(name: str, value: object):
     ({}, "one without columns"), ({"item_id": "a", "yeer": 1}, "did you mean 'year'?"), ({"": 1}, "unknown column ''"),
     ({"semid:id": "a"}, "unknown column"), ({"year": "new"}, "column 'year': want int32"),
     ({"year": 2**40}, "column 'year': want int32"), ({"year": 1.5}, "column 'year'"),
+    ({"price": True}, "column 'price': want double, got True"), ({"sizes": [True]}, "column 'sizes'"),
     ({"price": float("nan")}, "column 'price': want double, got nan"), ({"price": 10**400}, "column 'price'"),
     ({"sizes": [1, 1.5]}, "column 'sizes'"), ({"sizes": [float("inf")]}, "column 'sizes'"), ({"sizes": [[1]]}, "column 'sizes'"),
     ({"tags": "x"}, "column 'tags'"), ({"tags": [1]}, "column 'tags'"), ({"title": {"en": "x"}}, "column 'title'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -69,6 +70,25 @@ def test_text_of_the_run_stays_text_in_later_tables(copied, tmp_path):
     engine.update(tmp_path / "told.csv")
     assert [engine.item("i60")["attributes"][name] for name in ("title", "category")] == ["True", "False"]
     assert engine.item("i3")["title"] == "TRUE"
+
+
+def test_a_run_is_served_from_inside_and_a_link_keeps_its_store(knn_folder, tmp_path, monkeypatch, capsys: pytest.CaptureFixture):
+    asked = []
+    monkeypatch.setattr(cli, "_serving", lambda: lambda engine, run, **flags: asked.append((run, flags["store"])))
+    first, second = (shutil.copytree(knn_folder, tmp_path / name) for name in ("first", "second"))
+    monkeypatch.chdir(first)
+    assert cli.main(["serve", "."]) == 0
+    assert asked.pop() == (first, str(tmp_path / "first.histories.sqlite"))
+    link = tmp_path / "latest"
+    for folder in (first, second):
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+        assert cli.main(["serve", str(link)]) == 0
+        assert asked.pop() == (link, str(tmp_path / "latest.histories.sqlite"))
+    (tmp_path / "second.histories.sqlite").touch()  # as earlier versions named it
+    assert cli.main(["serve", str(link)]) == 0
+    assert asked.pop()[1] == str(tmp_path / "second.histories.sqlite")
+    assert f"--store {tmp_path / 'second.histories.sqlite'}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_misspelt_id_to_leave_out_is_refused_and_the_moment_can_be_said(run_folder, capsys: pytest.CaptureFixture):
