@@ -365,6 +365,12 @@ class Protocol:
             raise ConfigError(f"valid_from, test_from: want 0 < valid < test < 1, got {self.valid_from} and {self.test_from}")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out: want a share between 0 and 1, got {self.held_out}")
+        for name in ("shuffle_ties", "seed"):
+            seed = getattr(self, name)
+            if seed is not None and not 0 <= seed < 2**32:
+                raise ConfigError(f"{name}: want a seed in [0, 2^32), got {seed}")
+        if self.min_history < 0:
+            raise ConfigError(f"min_history: want 0 or more, got {self.min_history}")
 
     @property
     def hash(self) -> str:
