@@ -443,7 +443,8 @@ def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,..
     """
     from semid.serving.engine import Engine
 
-    return _tell_change(Engine.open(run).remove(_ids_of(items, item_id)), "removed", json)
+    engine = Engine.open(run)
+    return _tell_change(engine.remove(_ids_of(engine, items, item_id)), "removed", json)
 
 
 def restore(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,...|FILE")], item_id: flags.Column = None,
@@ -462,7 +463,8 @@ def restore(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,.
     """
     from semid.serving.engine import Engine
 
-    return _tell_change(Engine.open(run).restore(_ids_of(items, item_id)), "restored", json)
+    engine = Engine.open(run)
+    return _tell_change(engine.restore(_ids_of(engine, items, item_id)), "restored", json)
 
 
 def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, json: bool = False) -> int:
@@ -691,11 +693,13 @@ def _past(engine: Engine, user: str | None, history: str | None) -> History:
     return History(tuple(flags.listed(history)), None) if user is None else engine.history(user)
 
 
-def _ids_of(items: str, item_id: str | None) -> list[str]:
-    """Return item ids that were listed, or those of a table."""
+def _ids_of(engine: Engine, items: str, item_id: str | None) -> list[str]:
+    """Return item ids that were listed, or those of a table. What is named like a table and is no item is one that isn't there."""
+    from semid.data.formats import ENDINGS
     from semid.data.read import read_items
 
-    return read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) else list(flags.listed(items))
+    is_like_file = items.lower().removesuffix(".gz").endswith(tuple(ENDINGS)) and items not in engine.snapshot.catalog.items
+    return read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) or is_like_file else flags.listed(items)
 
 
 def _tell_change(done: Change, what: str, json: bool) -> int:
