@@ -170,6 +170,9 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     from semid.validation import measure
 
     say = Voice(json)
+    if resume and not _has_run(out):
+        near = did_you_mean(out.name, [each.name for each in out.parent.iterdir()] if out.parent.is_dir() else [])
+        raise ConfigError(f"--resume: no run in {out}{near}; name its folder with --out, or leave --resume out to begin one")
     settings, protocol = flags.settings(set), splitting.protocol()
     configure(recipe, settings)  # a misspelt name fails before the data are read
     split = _read_and_split(say, data, reading, protocol)
@@ -702,6 +705,11 @@ def _ids_of(engine: Engine, items: str, item_id: str | None) -> list[str]:
     return read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) or is_like_file else flags.listed(items)
 
 
+def _has_run(out: Path) -> bool:
+    """Whether a training has begun in a folder."""
+    return (out / "config.json").is_file()
+
+
 def _tell_change(done: Change, what: str, json: bool) -> int:
     """Say what a change of the catalogue did."""
     say = Voice(json)
@@ -830,7 +838,8 @@ def overview() -> Text:
 
 def go_on(argv: Sequence[str]) -> str:
     """Return what to tell after an interruption: the command that goes on where `argv` stopped, or begins again."""
-    again = [*argv, *(["--resume"] if argv[:1] == ["train"] and "--resume" not in argv else [])]
+    begun = argv[:1] == ["train"] and "--out" in argv[:-1] and _has_run(Path(argv[argv.index("--out") + 1]))
+    again = [*argv, *(["--resume"] if begun and "--resume" not in argv else [])]
     keeps = argv[:1] in (["train"], ["compare"], ["demo"])
     return f"{'nothing is lost, go on with' if keeps else 'again'}: {shlex.join(['semid', *again])}"
 

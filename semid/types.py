@@ -373,19 +373,23 @@ class Protocol:
             raise ConfigError(f"min_history: want 0 or more, got {self.min_history}")
 
     @property
-    def hash(self) -> str:
-        """8 hex digits over every field that changes the numbers of this split."""
-        import hashlib
-        import json
-
-        irrelevant = {
+    def unread(self) -> tuple[str, ...]:
+        """Fields that this split doesn't read."""
+        return {
             "leave_one_out": ("valid_from", "test_from", "held_out", "seed"),
             "column": ("valid_from", "test_from", "held_out", "seed"),
             "time": ("held_out", "seed"),
             "cold_items": ("valid_from", "test_from"),
             "cold_users": ("valid_from", "test_from"),
         }[self.split]
-        fields = {k: v for k, v in self.__dict__.items() if k not in irrelevant}
+
+    @property
+    def hash(self) -> str:
+        """8 hex digits over every field that changes the numbers of this split."""
+        import hashlib
+        import json
+
+        fields = {k: v for k, v in self.__dict__.items() if k not in self.unread}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -55,7 +55,7 @@ def read(
     value: str | None = None,
     split: str | None = None,
     item_id: str | None = None,
-    text: Sequence[str] | None = None,
+    text: str | Sequence[str] | None = None,
     views: Mapping[str, str | Path | np.ndarray] | None = None,
     order: Literal["time", "file"] = "time",
     on_bad_rows: Literal["fail", "drop"] = "fail",
@@ -71,7 +71,7 @@ def read(
         .gz), a pandas, polars, Arrow or DuckDB table, or a dict of columns. `events` may be a folder with interactions.*,
         items.* and features/*.npy.
     user ... split: the column of each role in events; None guesses by name, "" says that there is none.
-    item_id: the id column of items; text: its columns that an encoder should read (None: all strings that are no ids).
+    item_id: the id column of items; text: its column or columns that an encoder should read (None: all strings that are no ids).
     views: {name: .npy file or array [rows of items, D]}.
     order: "file" takes the order of the source, for logs without times.
     duplicates: repeated (user, item) pairs: kept, only the first or the last event of each kept, or an error; exact: one event is kept of
@@ -92,6 +92,9 @@ def read(
         if number < 0:
             raise DataError(f"{name}: want 0 or more, got {number}")
     given = {"user": user, "item": item, "time": time, "position": position, "action": action, "value": value, "split": split}
+    if order == "file" and position:
+        raise DataError(f"order=file takes the order of the rows, and position={position!r} another one; leave one of them out")
+    text = [text] if isinstance(text, str) else text
     events, items, features = locate(events, items)
 
     with workspace() as connection:

@@ -198,6 +198,7 @@ def test_text_is_strings_and_lists_of_strings_but_no_ids():
     frame = pd.DataFrame({"item_id": ["x", "y"], "kind": pd.Categorical(["book", None])})
     assert read(events(), frame).catalog.text == {"kind": ["book", ""]}
     assert read(events(), items, text=["imdb_id"]).catalog.text == {"imdb_id": ["1", "2"]}
+    assert read(events(), items, text="imdb_id").catalog.text == {"imdb_id": ["1", "2"]}
     assert "did you mean 'title'" in complaint(events(), items, text=["titel"])
     assert "want strings" in complaint(events(), items, text=["year"])
 
