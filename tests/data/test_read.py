@@ -145,6 +145,21 @@ def test_text_ids_written_as_floats_lose_their_zero_only_if_all_have_it():
     assert read(events(item_id=["007", "7"])).catalog.items.ids.tolist() == ["007", "7"]
 
 
+def test_blanks_around_ids_make_no_new_ones_and_are_counted():
+    data = read(events(user_id=["u", " u"], item_id=["x\u00a0", "\ty"]), {"item_id": [" x", "y "]})
+    assert data.interactions.users.ids.tolist() == ["u"]
+    assert data.catalog.items.ids.tolist() == ["x", "y"]
+    assert [note.partition(": ")[2] for note in data.report.notes if "blanks" in note] == [
+        "blanks around 2 ids are left out", "blanks around 1 ids are left out", "blanks around 2 ids are left out"]
+    assert "no item id" in complaint(events(item_id=["x", " NULL "]))
+
+
+def test_ids_that_a_spreadsheet_has_shortened_are_told():
+    warning, = read(events(item_id=["1.23457E+12", "1,2E+5"])).report.warnings
+    assert "2 ids are in scientific notation, such as '1" in warning
+    assert not read(events(item_id=["1E5", "ABE+12"])).report.warnings
+
+
 def test_ids_that_share_nothing_are_an_error_with_examples():
     message = complaint(events(), {"item_id": ["p", "q"]})
     assert "none of its items is in" in message
@@ -158,7 +173,7 @@ def test_ids_that_share_nothing_are_an_error_with_examples():
     ("timestamp", [None, BASE], "no time"), ("timestamp", [-5, BASE], "negative"),
     ("timestamp", ["soon", str(BASE)], "not a time"),
     ("timestamp", [0, BASE], "a time before 1990: another unit than the rest, or missing?"),
-    ("timestamp", [BASE * 1000, BASE], "seconds and milliseconds, say, are mixed"),
+    ("timestamp", [BASE, BASE * 1000], "seconds and milliseconds, say, are mixed"),
     ("timestamp", ["1970-01-01", "2024-01-01"], "a time before 1990"),
     ("timestamp", [4_000_000_000, BASE], "future"), ("timestamp", [float("nan"), float(BASE)], "no"),
     ("rating", [float("nan"), 1.0], "not a finite number"), ("rating", ["five", "1"], "not a finite number"),
