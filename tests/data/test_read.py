@@ -149,7 +149,7 @@ def test_blanks_around_ids_make_no_new_ones_and_are_counted():
     data = read(events(user_id=["u", " u"], item_id=["x\u00a0", "\ty"]), {"item_id": [" x", "y "]})
     assert data.interactions.users.ids.tolist() == ["u"]
     assert data.catalog.items.ids.tolist() == ["x", "y"]
-    assert [note.partition(": ")[2] for note in data.report.notes if "blanks" in note] == [
+    assert [note.rpartition(": ")[2] for note in data.report.notes if "blanks" in note] == [
         "blanks around 2 ids are left out", "blanks around 1 ids are left out", "blanks around 2 ids are left out"]
     assert "no item id" in complaint(events(item_id=["x", " NULL "]))
 
