@@ -128,8 +128,8 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
     say = Voice(json)
     try:
         data = replace(reading, on_bad_rows="drop").read(events)
-    except BadRows as error:  # all of them
-        if bad_rows is not None:
+    except BadRows as error:  # no row is left
+        if bad_rows is not None and error.is_whole:
             write_bad_rows(error.table, bad_rows)
         raise
     if bad_rows is not None:

@@ -380,7 +380,8 @@ def test_what_goes_wrong_has_its_exit_code(error: BaseException, code: int, said
 @pytest.mark.parametrize(("argv", "said"), [
     (["train", "tiger", "--data", "my events.csv", "--out", "r"],
      "nothing is lost, go on with: semid train tiger --data 'my events.csv' --out r --resume"),
-    (["train", "tiger", "--data", "e.csv", "--out", "unbegun"], "nothing is lost, go on with: semid train tiger --data e.csv --out unbegun"),
+    (["train", "tiger", "--data", "e.csv", "--out", "unbegun"],
+     "nothing is lost, go on with: semid train tiger --data e.csv --out unbegun"),
     (["train", "tiger", "--resume", "--out", "r"], "nothing is lost, go on with: semid train tiger --resume --out r"),
     (["compare", "tiger", "--out", "r"], "nothing is lost, go on with: semid compare tiger --out r"),
     (["evaluate", "r"], "again: semid evaluate r"),

@@ -281,8 +281,8 @@ def _tell_damaged(connection: duckdb.DuckDBPyConnection, relation: str, column: 
     if trimmed:
         notes.append(f"{where}: blanks around {trimmed:,} ids are left out")
     if several:
-        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example!r}: a spreadsheet has shortened them, so that "
-                        "different ids may have become one; export the table again with this column as text")
+        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example!r}: a spreadsheet has shortened them, so "
+                        "that different ids may have become one; export the table again with this column as text")
 
 
 def _text(column: str) -> str:

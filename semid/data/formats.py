@@ -6,6 +6,7 @@ all columns arrive as text, so that one set of checks serves all), "jsonl" (JSON
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import json
@@ -46,8 +47,8 @@ Bad = tuple[int, str, str | None, str]
 @dataclass(frozen=True)
 class Source:
     """A table that can be scanned. scan: SQL of the relation; columns: {name: DuckDB type} in source order;
-    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row; header: the line of a text
-    file that names its columns."""
+    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row;
+    header: the line of a text file that names its columns."""
 
     name: str
     scan: str
@@ -210,15 +211,16 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, path: Path, what: str) 
 
 
 def _open_csv(connection: duckdb.DuckDBPyConnection, path: Path, kind: str, what: str) -> Source:
+    first, second = _first_lines(path)
+    says = re.fullmatch(rb"sep=(.)\s*", first.removeprefix(codecs.BOM_UTF8), re.IGNORECASE)  # how Excel is told the delimiter
+    header, line = (2, second) if says else (1, first)
     try:
-        line, after = (line.decode("utf-8-sig").rstrip("\r\n") for line in _first_lines(path))
+        line = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise DataError(f"{path}:1: the header is not UTF-8 text; save the file as UTF-8") from None
-    says = re.fullmatch("sep=(.)", line, re.IGNORECASE)  # how Excel is told the delimiter
-    header, line = (2, after) if says else (1, line)
+        raise DataError(f"{path}:{header}: the header is not UTF-8 text; save the file as UTF-8") from None
     if not line.strip():
         raise DataError(f"{path}:{header}: the first line is empty; want the names of the columns there")
-    delimiter = says[1] if says else max(DELIMITERS, key=lambda mark: len(_cells(line, mark, '"'))) if kind == "csv" else "\t"
+    delimiter = says[1].decode("latin-1") if says else max(DELIMITERS, key=lambda mark: len(_cells(line, mark, '"'))) if kind == "csv" else "\t"
     quote = "" if kind == "recbole" else '"'
     names = [name.strip().strip(quote or None).replace('""', '"') for name in _cells(line, delimiter, quote)]
     if len(names) == 1 and what == "events":
@@ -240,7 +242,8 @@ def _open_csv(connection: duckdb.DuckDBPyConnection, path: Path, kind: str, what
             f"quote = {literal(quote)}, escape = {literal(quote)}, columns = {{{columns}}}, skip = {header - 1}, store_rejects = true, "
             "rejects_limit = 0, hive_partitioning = false, max_line_size = 33554432)")
     if is_closed:
-        _want_empty(connection, scan.replace("store_rejects = true, rejects_limit = 0", "ignore_errors = true"), names.pop(), f"{path}:{header}")
+        lenient = scan.replace("store_rejects = true, rejects_limit = 0", "ignore_errors = true")
+        _want_empty(connection, lenient, names.pop(), f"{path}:{header}")
     sequences = [name for name, type_ in types.items() if type_.endswith("_seq")]
     if sequences:
         split = ", ".join(f"string_split({quoted(name)}, ' ') AS {quoted(name)}" for name in sequences)
@@ -256,7 +259,8 @@ def _want_empty(connection: duckdb.DuckDBPyConnection, scan: str, column: str, w
     except duckdb.Error:
         return  # told with all that is wrong in the file when it is staged
     if found is not None:
-        raise DataError(f"{where}: want a name for each column, got none for the last one, which holds values such as {found[:80]!r}; name it")
+        raise DataError(f"{where}: want a name for each column, got none for the last one, which holds values such as "
+                        f"{found[:80]!r}; name it")
 
 
 def _distinct(names: Sequence[str], where: str) -> None:

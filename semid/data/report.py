@@ -93,11 +93,11 @@ class ReadReport:
 
 
 class BadRows(DataError):
-    """Rows that cannot be used, where they are an error. table: those that were listed, a table of `BAD_ROW`."""
+    """Rows that cannot be used, where they are an error. table: a table of `BAD_ROW`; is_whole: whether it holds all of them."""
 
-    def __init__(self, message: str, table: pa.Table):
+    def __init__(self, message: str, table: pa.Table, is_whole: bool):
         super().__init__(message)
-        self.table = table
+        self.table, self.is_whole = table, is_whole
 
 
 def write_bad_rows(table: pa.Table, path: str | Path) -> None:
@@ -134,7 +134,7 @@ def fail_on(bad_rows: pa.Table, total: int, advice: str = DROP) -> None:
     if any("unicode" in row["reason"].lower() for row in bad_rows.slice(0, SHOWN).to_pylist()):
         advice = f"save the file as UTF-8: it seems to be in another encoding, such as Windows-1252; otherwise {advice}"
     more = [f"  ... and {total - len(listed):,} more"] if total > len(listed) else []
-    raise BadRows("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more, advice]), bad_rows)
+    raise BadRows("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more, advice]), bad_rows, len(bad_rows) == total)
 
 
 def _shown(value: str | None) -> str:
