@@ -213,9 +213,9 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, path: Path, what: str) 
 def _open_csv(connection: duckdb.DuckDBPyConnection, path: Path, kind: str, what: str) -> Source:
     first, second = _first_lines(path)
     says = re.fullmatch(rb"sep=(.)\s*", first.removeprefix(codecs.BOM_UTF8), re.IGNORECASE)  # how Excel is told the delimiter
-    header, line = (2, second) if says else (1, first)
+    header, raw = (2, second) if says else (1, first)
     try:
-        line = line.decode("utf-8-sig").rstrip("\r\n")
+        line = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise DataError(f"{path}:{header}: the header is not UTF-8 text; save the file as UTF-8") from None
     if not line.strip():
