@@ -123,9 +123,15 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
         json: print JSON instead of tables
     """
     from semid.data.check import check
+    from semid.data.report import BadRows, write_bad_rows
 
     say = Voice(json)
-    data = replace(reading, on_bad_rows="drop").read(events)
+    try:
+        data = replace(reading, on_bad_rows="drop").read(events)
+    except BadRows as error:  # no row is left
+        if bad_rows is not None and error.is_whole:
+            write_bad_rows(error.table, bad_rows)
+        raise
     if bad_rows is not None:
         data.report.write_bad_rows(bad_rows)
     found = check(data)
@@ -170,6 +176,9 @@ def train(recipe: Recipe, /, *, data: flags.Events, out: Path, reading: flags.Re
     from semid.validation import measure
 
     say = Voice(json)
+    if resume and not _has_run(out):
+        near = did_you_mean(out.name, [each.name for each in out.parent.iterdir()] if out.parent.is_dir() else [])
+        raise ConfigError(f"--resume: no run in {out}{near}; name its folder with --out, or leave --resume out to begin one")
     settings, protocol = flags.settings(set), splitting.protocol()
     configure(recipe, settings)  # a misspelt name fails before the data are read
     split = _read_and_split(say, data, reading, protocol)
@@ -441,7 +450,8 @@ def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,..
     """
     from semid.serving.engine import Engine
 
-    return _tell_change(Engine.open(run).remove(_ids_of(items, item_id)), "removed", json)
+    engine = Engine.open(run)
+    return _tell_change(engine.remove(_ids_of(engine, items, item_id)), "removed", json)
 
 
 def restore(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,...|FILE")], item_id: flags.Column = None,
@@ -460,7 +470,8 @@ def restore(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,.
     """
     from semid.serving.engine import Engine
 
-    return _tell_change(Engine.open(run).restore(_ids_of(items, item_id)), "restored", json)
+    engine = Engine.open(run)
+    return _tell_change(engine.restore(_ids_of(engine, items, item_id)), "restored", json)
 
 
 def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, json: bool = False) -> int:
@@ -700,11 +711,18 @@ def _past(engine: Engine, user: str | None, history: str | None) -> History:
     return History(tuple(flags.listed(history)), None) if user is None else engine.history(user)
 
 
-def _ids_of(items: str, item_id: str | None) -> list[str]:
-    """Return item ids that were listed, or those of a table."""
+def _ids_of(engine: Engine, items: str, item_id: str | None) -> list[str]:
+    """Return item ids that were listed, or those of a table. What is named like a table and is no item is one that isn't there."""
+    from semid.data.formats import ENDINGS
     from semid.data.read import read_items
 
-    return read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) else list(flags.listed(items))
+    is_like_file = items.lower().removesuffix(".gz").endswith(tuple(ENDINGS)) and items not in engine.snapshot.catalog.items
+    return read_items(items, item_id=item_id).items.ids.tolist() if os.path.isfile(items) or is_like_file else flags.listed(items)
+
+
+def _has_run(out: Path) -> bool:
+    """Whether a training has begun in a folder."""
+    return (out / "config.json").is_file()
 
 
 def _tell_change(done: Change, what: str, json: bool) -> int:
@@ -835,7 +853,8 @@ def overview() -> Text:
 
 def go_on(argv: Sequence[str]) -> str:
     """Return what to tell after an interruption: the command that goes on where `argv` stopped, or begins again."""
-    again = [*argv, *(["--resume"] if argv[:1] == ["train"] and "--resume" not in argv else [])]
+    begun = argv[:1] == ["train"] and "--out" in argv[:-1] and _has_run(Path(argv[argv.index("--out") + 1]))
+    again = [*argv, *(["--resume"] if begun and "--resume" not in argv else [])]
     keeps = argv[:1] in (["train"], ["compare"], ["demo"])
     return f"{'nothing is lost, go on with' if keeps else 'again'}: {shlex.join(['semid', *again])}"
 

@@ -41,6 +41,8 @@ class Reading:
     """column with the place of an event in its user's history; wins over the time"""
     action: Column = None
     """column with the kind of event"""
+    actions: Annotated[str | None, arg(metavar="KIND,KIND,...", help_behavior_hint="(default: all)")] = None
+    """kinds of events to read, such as buy; the others are left out"""
     value: Column = None
     """column with a rating or amount"""
     split_column: Column = None
@@ -71,7 +73,8 @@ class Reading:
         from semid.data.read import read
 
         return read(events, self.items, user=self.user, item=self.item, time=self.time, position=self.position,
-                    action=self.action, value=self.value, split=self.split_column, item_id=self.item_id,
+                    action=self.action, value=self.value, split=self.split_column,
+                    actions=None if self.actions is None else listed(self.actions), item_id=self.item_id,
                     text=self.text or None, views=vectors(self.view), order=self.order,
                     on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, unknown_items=self.unknown_items,
                     user_core=self.user_core,
@@ -102,13 +105,18 @@ class Splitting:
     """cases with a shorter history are not asked"""
 
     def protocol(self) -> Protocol:
-        """Return the library's value. Raises `ConfigError` for numbers out of range."""
+        """Return the library's value. Raises `ConfigError` for numbers out of range and for those that the split doesn't read."""
         from semid.types import Protocol
 
-        return Protocol(split=self.split, max_history=self.max_history, seen=self.seen, shuffle_ties=self.shuffle_ties,
-                        valid_from=self.valid_from, test_from=self.test_from, held_out=self.held_out, seed=self.split_seed,
-                        min_history=self.min_history)
+        found = Protocol(split=self.split, max_history=self.max_history, seen=self.seen, shuffle_ties=self.shuffle_ties,
+                         valid_from=self.valid_from, test_from=self.test_from, held_out=self.held_out, seed=self.split_seed,
+                         min_history=self.min_history)
+        _want_read(found, {name: flag for name, flag in SPLIT_FLAGS.items() if getattr(found, name) != getattr(Protocol, name)})
+        return found
 
+
+SPLIT_FLAGS = {"valid_from": "--valid-from", "test_from": "--test-from", "held_out": "--held-out", "seed": "--split-seed"}
+"""Fields of a protocol that some splits alone read."""
 
 AS_GUESSED = Reading()
 LEAVE_ONE_OUT = Splitting()
@@ -142,7 +150,19 @@ def protocol(text: str, own: Protocol) -> Protocol:
     parts = listed(text)
     if parts and "=" not in parts[0]:
         parts[0] = f"split={parts[0]}"
-    return override(own, dict(_pair(each, "--protocol", "SPLIT,NAME=VALUE,... such as time,test_from=0.95") for each in parts))
+    pairs = dict(_pair(each, "--protocol", "SPLIT,NAME=VALUE,... such as time,test_from=0.95") for each in parts)
+    found = override(own, pairs)
+    _want_read(found, {name: f"--protocol {name}" for name in pairs})
+    return found
+
+
+def _want_read(protocol: Protocol, given: Mapping[str, str]) -> None:
+    """Raise `ConfigError` for a field that was given and that the split doesn't read. given: {field: how it was said}."""
+    for name in protocol.unread:
+        if name in given:
+            reads = "time" if name in ("valid_from", "test_from") else "cold_items or cold_users"
+            raise ConfigError(f"{given[name]}: want --split {reads}, which reads it, got {protocol.split}; choose that split, or leave it "
+                              "out")
 
 
 def settings_by_recipe(pairs: Sequence[str], recipes: Sequence[str]) -> Mapping[str, dict[str, object]]:

@@ -125,6 +125,9 @@ class Run:
             raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
         if not 1 <= k <= 10_000:
             raise ConfigError(f"recommend: want k in [1, 10000], got {k}")
+        for name, ids in (("history", history), ("exclude", exclude)):
+            if isinstance(ids, str):
+                raise ConfigError(f"recommend: want {name} as a list of item ids, got the text {ids!r}; write {name}={[ids]!r}")
         if self._changed is not None:
             return self._changed_answer(user, history, k=k, where=where, exclude=exclude, seen=seen)
         items = self.catalog.items

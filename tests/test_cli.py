@@ -112,6 +112,14 @@ def test_settings_and_flags_out_of_range_are_refused_before_anything_is_written(
     assert "--set 'epochs': want NAME=VALUE" in refused(capsys, *command, "--set", "epochs")
     assert "max_history: want 1 or more" in refused(capsys, *command, "--max-history", 0)
     assert "want 0 < valid < test < 1" in refused(capsys, *command, "--split", "time", "--test-from", 0.5)
+    assert "shuffle_ties: want a seed in [0, 2^32), got -1" in refused(capsys, *command, "--shuffle-ties", "-1")
+    assert "min_history: want 0 or more, got -3" in refused(capsys, *command, "--min-history", "-3")
+    assert "seed: want a seed in [0, 2^32), got -1" in refused(capsys, *command, "--split", "cold_items", "--split-seed", "-1")
+    assert "--test-from: want --split time, which reads it, got leave_one_out" in refused(capsys, *command, "--test-from", 0.95)
+    assert "--held-out: want --split cold_items or cold_users" in refused(capsys, *command, "--split", "time", "--held-out", 0.2)
+    assert "order=file takes the order of the rows" in refused(capsys, *command, "--order", "file", "--position", "timestamp")
+    (tmp_path / "first").mkdir()
+    assert "frist (did you mean 'first'?)" in refused(capsys, *command[:-1], tmp_path / "frist", "--resume")
     assert "held_out: want a share" in refused(capsys, *command, "--split", "cold_items", "--held-out", 2)
     assert "no split column" in refused(capsys, *command, "--split", "column").replace("have no", "no")
     assert "no GPU here" in refused(capsys, *command, "--device", "cuda")
@@ -157,6 +165,15 @@ def test_data_check_lists_every_bad_row_and_exits_with_2(tmp_path: Path, capsys:
     assert found["report"]["num_bad_rows"] == 1
     assert found["report"]["bad_rows"][0]["line"] == 5
     assert found["statistics"]["events"] == 3
+
+
+def test_data_check_lists_and_writes_the_bad_rows_where_there_is_no_other(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n,i,1600000000\nu,,1600000000\n")
+    said = refused(capsys, "data", "check", tmp_path / "events.csv", "--bad-rows", tmp_path / "bad.csv")
+    assert "no user id" in said
+    assert "no item id" in said
+    assert "all 2 rows of" in said
+    assert len((tmp_path / "bad.csv").read_text().splitlines()) == 3
 
 
 def test_train_says_what_it_read_and_reached_and_what_to_type_next(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -208,7 +225,8 @@ def test_evaluate_asks_the_questions_of_another_protocol_and_writes_nothing(run:
     assert 0 < found["systems"]["popularity"]["keep"]["num_cases"] < 150
     assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == before
     for protocol, said in {"time": "training events, and", "shuffle_ties=1,max_history=60": "max_history of at most 50",
-                           "tim": "split='tim'", "min_histry=3": "did you mean 'min_history'?", "max_history=0": "want 1 or more",
+                           "tim": "split='tim'", "test_from=0.95": "--protocol test_from: want --split time, which reads it",
+                           "min_histry=3": "did you mean 'min_history'?", "max_history=0": "want 1 or more",
                            "time,0.9": "--protocol '0.9': want SPLIT,NAME=VALUE"}.items():
         assert said in refused(capsys, "evaluate", run, "--protocol", protocol)
 
@@ -363,11 +381,16 @@ def test_what_goes_wrong_has_its_exit_code(error: BaseException, code: int, said
 @pytest.mark.parametrize(("argv", "said"), [
     (["train", "tiger", "--data", "my events.csv", "--out", "r"],
      "nothing is lost, go on with: semid train tiger --data 'my events.csv' --out r --resume"),
+    (["train", "tiger", "--data", "e.csv", "--out", "unbegun"],
+     "nothing is lost, go on with: semid train tiger --data e.csv --out unbegun"),
     (["train", "tiger", "--resume", "--out", "r"], "nothing is lost, go on with: semid train tiger --resume --out r"),
     (["compare", "tiger", "--out", "r"], "nothing is lost, go on with: semid compare tiger --out r"),
     (["evaluate", "r"], "again: semid evaluate r"),
 ])
-def test_an_interruption_names_the_command_that_goes_on(argv: list[str], said: str):
+def test_an_interruption_names_the_command_that_goes_on(argv: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.json").touch()
     assert cli.go_on(argv) == said
 
 

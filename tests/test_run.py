@@ -319,6 +319,9 @@ def test_recommend_refuses_what_it_cannot_know(original: Run):
         original.recommend(user="u1", exclude=["thing"])
     with pytest.raises(ConfigError, match="either a user or a history, got both"):
         original.recommend(user="u1", history=["i1"])
+    for given in ({"history": "12"}, {"user": "u1", "exclude": "23"}):
+        with pytest.raises(ConfigError, match=r"as a list of item ids, got the text '(12|23)'"):
+            original.recommend(**given)
     with pytest.raises(ConfigError, match=r"want k in \[1, 10000\], got 0"):
         original.recommend(user="u1", k=0)
     for where in ("prise < 3", "price <", "price > 10000", "category = 'x'; drop table catalog"):

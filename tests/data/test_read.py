@@ -93,6 +93,26 @@ def test_times_of_every_unit_become_utc_seconds(times, unit):
     assert any(unit in note for note in data.report.notes)
 
 
+@pytest.mark.parametrize(("times", "want"), [
+    ([20240201, 20240131], ["2024-02-01", "2024-01-31"]), (["20240201", "20240131"], ["2024-02-01", "2024-01-31"]),
+    ([202402011015, 202401310000], ["2024-02-01T10:15", "2024-01-31"]),
+    ([20240201101530.0, 20240131000001.0], ["2024-02-01T10:15:30", "2024-01-31T00:00:01"])])
+def test_numbers_that_spell_dates_are_dates(times, want):
+    data = read(events(timestamp=times))
+    assert data.interactions.time_unit == "seconds"
+    assert data.interactions.time.tolist() == sorted(int(pd.Timestamp(day).timestamp()) for day in want)
+    assert any("spell dates" in note for note in data.report.notes)
+
+
+def test_a_few_numbers_that_look_like_dates_are_an_order():
+    assert read(events(timestamp=[20240131, 20249999])).interactions.time_unit == "ordinal"
+
+
+def test_exact_duplicates_have_equal_times_as_given_not_equal_seconds():
+    table = {"user_id": ["u"] * 3, "item_id": ["x"] * 3, "timestamp": [BASE * 1000 + 100, BASE * 1000 + 100, BASE * 1000 + 900]}
+    assert len(read(table, duplicates="exact").interactions) == 2
+
+
 def test_order_inside_a_second_survives():
     data = read(events(timestamp=[BASE * 1000 + 900, BASE * 1000 + 100]))
     assert told(data) == [("u", "y", BASE), ("u", "x", BASE)]
@@ -125,6 +145,21 @@ def test_text_ids_written_as_floats_lose_their_zero_only_if_all_have_it():
     assert read(events(item_id=["007", "7"])).catalog.items.ids.tolist() == ["007", "7"]
 
 
+def test_blanks_around_ids_make_no_new_ones_and_are_counted():
+    data = read(events(user_id=["u", " u"], item_id=["x\u00a0", "\ty"]), {"item_id": [" x", "y "]})
+    assert data.interactions.users.ids.tolist() == ["u"]
+    assert data.catalog.items.ids.tolist() == ["x", "y"]
+    assert [note.rpartition(": ")[2] for note in data.report.notes if "blanks" in note] == [
+        "blanks around 2 ids are left out", "blanks around 1 ids are left out", "blanks around 2 ids are left out"]
+    assert "no item id" in complaint(events(item_id=["x", " NULL "]))
+
+
+def test_ids_that_a_spreadsheet_has_shortened_are_told():
+    warning, = read(events(item_id=["1.23457E+12", "1,2E+5"])).report.warnings
+    assert "2 ids are in scientific notation, such as '1" in warning
+    assert not read(events(item_id=["1E5", "ABE+12"])).report.warnings
+
+
 def test_ids_that_share_nothing_are_an_error_with_examples():
     message = complaint(events(), {"item_id": ["p", "q"]})
     assert "none of its items is in" in message
@@ -137,6 +172,9 @@ def test_ids_that_share_nothing_are_an_error_with_examples():
     ("item_id", ["", "x"], "no item id"), ("item_id", ["nan", "x"], "no item id"),
     ("timestamp", [None, BASE], "no time"), ("timestamp", [-5, BASE], "negative"),
     ("timestamp", ["soon", str(BASE)], "not a time"),
+    ("timestamp", [0, BASE], "a time before 1990: another unit than the rest, or missing?"),
+    ("timestamp", [BASE, BASE * 1000], "seconds and milliseconds, say, are mixed"),
+    ("timestamp", ["1970-01-01", "2024-01-01"], "a time before 1990"),
     ("timestamp", [4_000_000_000, BASE], "future"), ("timestamp", [float("nan"), float(BASE)], "no"),
     ("rating", [float("nan"), 1.0], "not a finite number"), ("rating", ["five", "1"], "not a finite number"),
     ("rating", [float("inf"), 1.0], "not a finite number"), ("position", [0.5, 1.0], "not a whole number"),
@@ -198,8 +236,20 @@ def test_text_is_strings_and_lists_of_strings_but_no_ids():
     frame = pd.DataFrame({"item_id": ["x", "y"], "kind": pd.Categorical(["book", None])})
     assert read(events(), frame).catalog.text == {"kind": ["book", ""]}
     assert read(events(), items, text=["imdb_id"]).catalog.text == {"imdb_id": ["1", "2"]}
+    assert read(events(), items, text="imdb_id").catalog.text == {"imdb_id": ["1", "2"]}
     assert "did you mean 'title'" in complaint(events(), items, text=["titel"])
     assert "want strings" in complaint(events(), items, text=["year"])
+
+
+@pytest.mark.parametrize("name", ["title", "Title", "NAME", "product_name", "itemName", "Product Title"])
+def test_titles_are_found_by_any_usual_name_also_where_no_encoder_reads_them(name):
+    items = {"item_id": ["x", "y"], name: ["A pan", None], "words": ["p", "q"]}
+    assert read(events(), items).catalog.titles == ["A pan", "y"]
+    assert read(events(), items, text=["words"]).catalog.titles == ["A pan", "y"]
+
+
+def test_numbers_are_no_titles():
+    assert read(events(), {"item_id": ["x", "y"], "name": [1, 2]}).catalog.titles == ["x", "y"]
 
 
 def test_bad_item_rows_are_reported_and_dropped():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import semid
@@ -44,6 +46,33 @@ def test_decimal_commas_are_numbers_and_said_so_but_thousands_stay_text(tmp_path
         mask(data.catalog, "sold < 20")
 
 
+def test_words_for_nothing_are_missing_whatever_the_column_holds(tmp_path: Path):
+    data = shop(tmp_path, "item_id,title,price,stock\n00001,pan,NULL,1\n00002,None,2.5,nan\n00003,lid,3,<NA>\n00004,cup,nan,4\n")
+    assert data.catalog.table["price"].to_pylist() == [None, 2.5, 3.0, None]
+    assert data.catalog.table["stock"].to_pylist() == [1, None, None, 4]
+    assert data.catalog.text == {"title": ["pan", "", "lid", "cup"]}
+
+
+def test_dates_are_no_text_and_conditions_know_them(tmp_path: Path):
+    data = shop(tmp_path, "item_id,title,released,seen,code\n00001,pan,2019-12-31,2024-01-31T10:00:00+02:00,2019-12-31x\n"
+                          "00002,pot,2020-01-01,2024-01-31,2020-01-01\n"
+                          "00003,lid,NULL,2024-01-31 09:30,2020-02-02\n00004,cup,2021-06-01,,\n")
+    assert [str(data.catalog.table.schema.field(name).type) for name in ("released", "seen", "code")] == [
+        "date32[day]", "timestamp[us]", "string"]
+    assert data.catalog.table["seen"].to_pylist()[0] == datetime(2024, 1, 31, 8)
+    assert list(data.catalog.text) == ["title", "code"]
+    assert mask(data.catalog, "year(released) >= 2020").tolist() == [False, True, False, True]
+    assert mask(data.catalog, "released < '2020-01-01'").tolist() == [True, False, False, False]
+
+
+def test_numbers_that_are_none_satisfy_no_condition(tmp_path: Path):
+    table = {"item_id": ["1", "2"], "price": np.array([float("nan"), 30.0]), "size": np.array([1, float("nan")], np.float32)}
+    data = semid.read({"user": ["u", "u"], "item": ["1", "2"], "time": [1, 2]}, table)
+    assert mask(data.catalog, "price > 20").tolist() == [False, True]
+    assert data.catalog.table["size"].to_pylist() == [1.0, None]
+    assert str(data.catalog.table.schema.field("size").type) == "float"
+
+
 def test_ids_that_lost_their_zeros_are_told_by_that(tmp_path: Path):
     items = "item_id,title\n" + "".join(f"{item},thing {item}\n" for item in range(1, 5))
     with pytest.raises(DataError, match=r"ids of 4 of them differ by leading zeros alone, '00001' here and '1' there: write them alike"):
@@ -75,6 +104,27 @@ def test_a_double_import_is_undone_and_people_who_buy_again_stay(tmp_path: Path)
     assert [(step.name, step.removed) for step in data.report.steps if step.name == "duplicates"] == [("duplicates", 12)]
     kinds = "user_id,item_id,timestamp,action\nu,1,5,view\nu,1,5,buy\nu,1,5,buy\nu,2,6,view\n"
     assert len(shop(tmp_path, "item_id,title\n1,pan\n", kinds, action="action", duplicates="exact").interactions) == 3
+
+
+KINDS = "user_id,item_id,timestamp,event\nu,1,105,view\nu,1,106,buy\nw,3,105,view\nu,2,107,view\nv,2,105,cart\nv,2,106,buy\n"
+
+
+def test_kinds_of_events_are_told_and_chosen(tmp_path: Path):
+    (tmp_path / "events.csv").write_text(KINDS)
+    everything = semid.read(tmp_path / "events.csv")
+    assert ("holds 3 kinds of events, which all train alike: 'view' (3), 'buy' (2), 'cart' (1); choose with --actions"
+            in everything.report.warnings[0])
+    bought = semid.read(tmp_path / "events.csv", actions=["buy"])
+    step = bought.report.steps[1]
+    assert (step.name, step.before, step.after, step.note) == ("kinds of events", 6, 2, "'buy' read alone")
+    assert not bought.report.warnings
+    (tmp_path / "bought.csv").write_text("".join(line for line in KINDS.splitlines(True) if "buy" in line or "user_id" in line))
+    assert bought.fingerprint == semid.read(tmp_path / "bought.csv").fingerprint, "as if the other rows weren't there"
+    assert semid.read(tmp_path / "events.csv", actions=["view", "buy", "cart"]).fingerprint == everything.fingerprint
+    with pytest.raises(DataError, match=r"want kinds of column 'event', got 'bye' \(did you mean 'buy'\?\); it has: 'view', 'buy', 'cart'"):
+        semid.read(tmp_path / "events.csv", actions="bye")
+    with pytest.raises(DataError, match="no column of kinds was found among .*; name it with --action COLUMN"):
+        semid.read(tmp_path / "events.csv", actions="buy", action="")
 
 
 def test_another_encoding_is_told_as_that_and_not_as_rows_to_drop(tmp_path: Path):

@@ -49,6 +49,8 @@ def test_what_update_changed_rules_read_and_what_remove_took_nobody_sees(copied,
     assert capsys.readouterr().out.strip() == "2 items removed, 58 can be recommended now"
     (tmp_path / "gone.csv").write_text("item_id\ni8\n")
     assert told(capsys, "remove", str(copied), "--items", str(tmp_path / "gone.csv"))["count"] == 1
+    assert cli.main(["remove", str(copied), "--items", str(tmp_path / "gnoe.csv")]) == 2
+    assert "gnoe.csv: no such file (did you mean 'gone.csv'?)" in " ".join(capsys.readouterr().err.split())
     assert shown() == {f"i{row}" for row in range(60)} - {"i3", "i7", "i8"}
     assert shown("--where", "price > 70") == {"i4"}
     assert told(capsys, "restore", str(copied), "--items", "i3")["items"] == 58
