@@ -290,7 +290,7 @@ def _slices(slices: Sequence[Slice]) -> str:
         head = [page.head(part.title, numeric=False), page.head("Cases"), *(page.head(n) for n in systems)]
         rows = []
         for k, group in enumerate(part.groups):
-            scores = "".join(_score_cell(row[k], math.nan, None) for row in systems.values())
+            scores = "".join(_score_cell(row[k], math.nan) for row in systems.values())
             rows.append(f'<tr><th scope="row">{escape(group)}</th>{page.cell(count(part.counts[k]))}{scores}</tr>')
         table = page.folded(page.table(head, rows, caption=f"{part.metric} by {part.title}"))
         note = f'<p class="small">{escape(part.note)}</p>' if part.note else ""

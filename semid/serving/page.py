@@ -218,7 +218,7 @@ class Page:
                                    beams=wanted.beams)
         lists = [await self._shown(engine, request, wanted.diversity, service.answer)]
         if not past.is_known:
-            lists[0] = replace(lists[0], notes=(f"user {wanted.user[:100]!r} has no events yet", *lists[0].notes))
+            lists[0] = replace(lists[0], notes=(f"user {str(wanted.user)[:100]!r} has no events yet", *lists[0].notes))
         if (beside := service.beside) is not None:
             async def ask(question: contract.Request) -> contract.Answer:
                 answer = await service.aside(lambda: beside.recommend([question])[0])

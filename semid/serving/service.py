@@ -102,7 +102,7 @@ class Service:
                                          answer.scores, (1.0,) * len(items)))
         notes = [answer.note] if answer.note else []
         if not past.is_known:
-            notes.append(f"user {ask.user[:100]!r} has no events yet, so this is what somebody new is shown")
+            notes.append(f"user {str(ask.user)[:100]!r} has no events yet, so this is what somebody new is shown")
         return messages.Recommendations(
             trace_id=trace, user=ask.user, items=items, scale=answer.scale, left=answer.left, cost=dict(answer.cost),
             history_length=len(past.items), note="; ".join(notes), version=answer.version)
