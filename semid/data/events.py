@@ -29,6 +29,12 @@ SHORT = {"user": "u", "item": "i", "time": "t", "position": "p", "value": "v", "
 ORDINAL_BELOW = 1e8
 """A time column whose median lies below (March 1973 in seconds) holds an order, not times."""
 
+EARLIEST = 631_152_000
+"""1990-01-01 in UTC seconds. No log of today begins before; what lies there is a time in another unit, or one that is missing."""
+
+CALENDAR = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+"""Numbers that spell a date, by how many digits they have: 20240131, 202401311015, 20240131101530."""
+
 UNITS = ((1e11, "seconds", 1), (1e14, "milliseconds", 1_000), (1e17, "microseconds", 1_000_000),
          (np.inf, "nanoseconds", 1_000_000_000))
 """(median below, unit, ticks a second): each unit covers the years 1973 to 5138."""
@@ -61,7 +67,8 @@ class Events:
 class Arrays:
     """Events sorted by (user, order); row int64 [E] is the source row. Others as in `Interactions`, absent ones None.
 
-    `time` is seconds, or ticks of an ordinal; `position` int64 [E]; `action` a code into `actions`.
+    `time` is seconds, or ticks of an ordinal; `stamp` the times as exact as they were given; `position` int64 [E]; `action` a code into
+    `actions`.
     """
 
     row: np.ndarray
@@ -75,10 +82,11 @@ class Arrays:
     user_ids: np.ndarray
     item_ids: np.ndarray
     actions: tuple[str, ...]
+    stamp: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> None:
         """Keep the events `rows` (boolean mask or positions), in place so that 20 million events exist once."""
-        for name in ("row", "user", "item", "time", "position", "value", "action", "split"):
+        for name in ("row", "user", "item", "time", "position", "value", "action", "split", "stamp"):
             column = getattr(self, name)
             if column is not None:
                 setattr(self, name, column[rows])
@@ -110,7 +118,12 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
         checks += [("time", absent, "no time"), ("time", "t IS NULL", "not a time; want Unix time or ISO 8601"),
                    ("time", "t < 0", "a negative time")]
         if unit.per_second is not None:
-            checks.append(("time", f"t > {int((clock.time() + DAY) * unit.per_second)}", "a time in the future"))
+            latest = int(clock.time() + DAY)
+            early, late = EARLIEST * unit.per_second, latest * unit.per_second
+            mixed = " OR ".join(f"t BETWEEN {EARLIEST * ticks} AND {latest * ticks}" for _, _, ticks in UNITS if ticks != unit.per_second)
+            checks += [("time", mixed, "a time in another unit than the rest: seconds and milliseconds, say, are mixed; write all in one"),
+                       ("time", f"t < {early}", "a time before 1990: another unit than the rest, or missing?"),
+                       ("time", f"t > {late}", "a time in the future")]
     if "position" in columns:
         values["position"] = _whole(_raw("position"), types["position"])
         checks.append(("position", "p IS NULL", "not a whole number"))
@@ -144,8 +157,10 @@ def list_bad(connection: duckdb.DuckDBPyConnection, events: Events, limit: int |
                       for line, (_, bad, value) in zip(lines, found)]
 
 
-def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np.ndarray, *, in_file_order: bool) -> Arrays:
-    """Map ids to rows, sort, and return arrays. known_items: ids of the items table; rows of unseen ids follow behind them.
+def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np.ndarray, *, in_file_order: bool,
+          with_stamps: bool = False) -> Arrays:
+    """Map ids to rows, sort, and return arrays. known_items: ids of the items table; rows of unseen ids follow behind them. with_stamps:
+    `Arrays.stamp` too.
 
     Users are numbered by their first row in the source, unseen items likewise. O(E log E) time; memory: the arrays and
     what DuckDB may hold.
@@ -171,6 +186,8 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
         # Ordered by ticks, kept as seconds: the order inside a second survives.
         per_second = events.unit.per_second if events.unit else None
         selected["time"] = (f"e.t // {per_second}" if per_second else "e.t", np.int64)
+        if with_stamps:
+            selected["stamp"] = ("e.t", np.int64)
     if "position" in events.columns:
         selected["position"] = ("e.p", np.int64)
     if "value" in events.columns:
@@ -203,7 +220,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
         begin = end
     assert begin == num, (begin, num)
     return Arrays(columns["row"], columns["user"], columns["item"], columns.get("time"), columns.get("position"),
-                  columns.get("value"), columns.get("action"), columns.get("split"), user_ids, item_ids, actions)
+                  columns.get("value"), columns.get("action"), columns.get("split"), user_ids, item_ids, actions, columns.get("stamp"))
 
 
 def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str, notes: list[str]) -> str:
@@ -242,15 +259,21 @@ def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str,
     number = f"TRY_CAST({column} AS DOUBLE)"
     moment = (f"coalesce(TRY_CAST({column} AS TIMESTAMPTZ), CAST(try_strptime({column}, ['%m %d, %Y']) AS TIMESTAMPTZ))"
               if type_ == "VARCHAR" else "CAST(NULL AS TIMESTAMPTZ)")
-    numbers, moments, median = connection.execute(
-        f"SELECT count(d) FILTER (isfinite(d)), count(m), approx_quantile(d, 0.5) FILTER (isfinite(d)) "
-        f"FROM (SELECT {number} AS d, {moment} AS m FROM {relation})").fetchall()[0]
+    digits = f"CAST({_whole(column, type_)} AS VARCHAR)"
+    whens = " ".join(f"WHEN {length} THEN try_strptime({digits}, '{form}')" for length, form in CALENDAR.items())
+    day = f"CASE len({digits}) {whens} END"
+    numbers, moments, median, days = connection.execute(
+        f"SELECT count(d) FILTER (isfinite(d)), count(m), approx_quantile(d, 0.5) FILTER (isfinite(d)), "
+        f"count(*) FILTER (year(c) BETWEEN 1990 AND {clock.gmtime().tm_year + 1}) "
+        f"FROM (SELECT {number} AS d, {moment} AS m, {day} AS c FROM {relation})").fetchall()[0]
     if not numbers and not moments:
         example = connection.execute(f"SELECT any_value(CAST({column} AS VARCHAR)) FROM {relation}").fetchall()[0][0]
         got = f"values such as {example!r}" if example else "an empty column"
         raise DataError(f"{where}: want Unix time, dates or ISO 8601 text, got {got}; name another with --time")
     if moments > numbers:
         return TimeUnit(f"epoch_us({moment})", 1_000_000, f"{where}: text dates, read as UTC where no zone is given")
+    if days > numbers / 2:  # of whole numbers that mean something else, one in thirty looks like a date
+        return TimeUnit(f"epoch_us({day})", 1_000_000, f"{where}: numbers that spell dates, such as 20240131, read as UTC")
     if abs(median) < ORDINAL_BELOW:
         return TimeUnit(_whole(column, type_), None, f"{where}: numbers around {median:,.0f} are an order, not times")
     name, per_second = next((name, ticks) for below, name, ticks in UNITS if abs(median) < below)

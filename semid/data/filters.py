@@ -27,9 +27,9 @@ def drop_duplicates(arrays: Arrays, keep: Literal["exact", "first", "last"]) -> 
     """
     before = len(arrays.user)
     if keep == "exact":
-        if arrays.time is None:
+        if arrays.stamp is None:
             raise DataError("duplicates=exact: want events with times, got an order alone, in which no two are alike; take first or last")
-        columns = [column for column in (arrays.value, arrays.action, arrays.time, arrays.item, arrays.user) if column is not None]
+        columns = [column for column in (arrays.value, arrays.action, arrays.stamp, arrays.item, arrays.user) if column is not None]
         order = np.lexsort(columns)
         again = np.ones(before, dtype=bool)
         again[:1] = False

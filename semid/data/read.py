@@ -121,7 +121,7 @@ def read(
             raise DataError(f"{source.name}: all {rows_in:,} rows are bad, nothing is left; the first: line {bad['line'][0]}, "
                             f"{bad['column'][0]}: {bad['reason'][0]}")
         known = catalogue.ids if catalogue else np.empty(0, dtype=object)
-        arrays = event_rows.fetch(connection, checked, known, in_file_order=in_file_order)
+        arrays = event_rows.fetch(connection, checked, known, in_file_order=in_file_order, with_stamps=duplicates == "exact")
     if catalogue and arrays.item.min() >= len(known):
         zeros = _same_but_zeros(arrays.item_ids[len(known):], known)
         raise DataError(f"{source.name}: none of its items is in {catalogue.name}: {arrays.item_ids[arrays.item[0]]!r} here, "

@@ -93,6 +93,26 @@ def test_times_of_every_unit_become_utc_seconds(times, unit):
     assert any(unit in note for note in data.report.notes)
 
 
+@pytest.mark.parametrize(("times", "want"), [
+    ([20240201, 20240131], ["2024-02-01", "2024-01-31"]), (["20240201", "20240131"], ["2024-02-01", "2024-01-31"]),
+    ([202402011015, 202401310000], ["2024-02-01T10:15", "2024-01-31"]),
+    ([20240201101530.0, 20240131000001.0], ["2024-02-01T10:15:30", "2024-01-31T00:00:01"])])
+def test_numbers_that_spell_dates_are_dates(times, want):
+    data = read(events(timestamp=times))
+    assert data.interactions.time_unit == "seconds"
+    assert data.interactions.time.tolist() == sorted(int(pd.Timestamp(day).timestamp()) for day in want)
+    assert any("spell dates" in note for note in data.report.notes)
+
+
+def test_a_few_numbers_that_look_like_dates_are_an_order():
+    assert read(events(timestamp=[20240131, 20249999])).interactions.time_unit == "ordinal"
+
+
+def test_exact_duplicates_have_equal_times_as_given_not_equal_seconds():
+    table = {"user_id": ["u"] * 3, "item_id": ["x"] * 3, "timestamp": [BASE * 1000 + 100, BASE * 1000 + 100, BASE * 1000 + 900]}
+    assert len(read(table, duplicates="exact").interactions) == 2
+
+
 def test_order_inside_a_second_survives():
     data = read(events(timestamp=[BASE * 1000 + 900, BASE * 1000 + 100]))
     assert told(data) == [("u", "y", BASE), ("u", "x", BASE)]
@@ -137,6 +157,9 @@ def test_ids_that_share_nothing_are_an_error_with_examples():
     ("item_id", ["", "x"], "no item id"), ("item_id", ["nan", "x"], "no item id"),
     ("timestamp", [None, BASE], "no time"), ("timestamp", [-5, BASE], "negative"),
     ("timestamp", ["soon", str(BASE)], "not a time"),
+    ("timestamp", [0, BASE], "a time before 1990: another unit than the rest, or missing?"),
+    ("timestamp", [BASE, BASE * 1000], "seconds and milliseconds, say, are mixed"),
+    ("timestamp", ["1970-01-01", "2024-01-01"], "a time before 1990"),
     ("timestamp", [4_000_000_000, BASE], "future"), ("timestamp", [float("nan"), float(BASE)], "no"),
     ("rating", [float("nan"), 1.0], "not a finite number"), ("rating", ["five", "1"], "not a finite number"),
     ("rating", [float("inf"), 1.0], "not a finite number"), ("position", [0.5, 1.0], "not a whole number"),
