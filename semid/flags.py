@@ -41,6 +41,8 @@ class Reading:
     """column with the place of an event in its user's history; wins over the time"""
     action: Column = None
     """column with the kind of event"""
+    actions: Annotated[str | None, arg(metavar="KIND,KIND,...", help_behavior_hint="(default: all)")] = None
+    """kinds of events to read, such as buy; the others are left out"""
     value: Column = None
     """column with a rating or amount"""
     split_column: Column = None
@@ -71,7 +73,8 @@ class Reading:
         from semid.data.read import read
 
         return read(events, self.items, user=self.user, item=self.item, time=self.time, position=self.position,
-                    action=self.action, value=self.value, split=self.split_column, item_id=self.item_id,
+                    action=self.action, value=self.value, split=self.split_column,
+                    actions=None if self.actions is None else listed(self.actions), item_id=self.item_id,
                     text=self.text or None, views=vectors(self.view), order=self.order,
                     on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, unknown_items=self.unknown_items,
                     user_core=self.user_core,

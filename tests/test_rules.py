@@ -48,7 +48,7 @@ VERBS = {
     "recipes": {"name", "results"},
     "doctor": set(),
 }
-READING = {"items", "user", "item", "time", "position", "action", "value", "split_column", "item_id", "text", "view", "order",
+READING = {"items", "user", "item", "time", "position", "action", "actions", "value", "split_column", "item_id", "text", "view", "order",
            "on_bad_rows", "duplicates", "unknown_items", "user_core", "item_core", "min_events"}
 SPLITTING = {"split", "max_history", "seen", "shuffle_ties", "valid_from", "test_from", "held_out", "split_seed", "min_history"}
 LIMITS = {"max_body", "max_k", "max_history", "max_beams", "max_ids", "max_where", "max_explained", "max_events", "max_items",

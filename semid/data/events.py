@@ -7,7 +7,7 @@ Order inside a user: position where there is one, else time; ties keep the order
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -144,6 +144,13 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
     return Events(source, staged, columns, unit, tuple((role, reason) for role, _, reason in checks), num_bad, tuple(notes))
 
 
+def kinds(connection: duckdb.DuckDBPyConnection, events: Events) -> dict[str, int]:
+    """Return {kind of event: good rows}, the most frequent first; {} without a column of kinds."""
+    if "action" not in events.columns:
+        return {}
+    return dict(connection.execute("SELECT a, count(*) AS n FROM events WHERE bad IS NULL GROUP BY a ORDER BY n DESC, a").fetchall())
+
+
 def list_bad(connection: duckdb.DuckDBPyConnection, events: Events, limit: int | None = None) -> list[Bad]:
     """Return the bad rows of the view and the lines the parser refused, at most `limit` of each."""
     refused = events.staged.bad[:limit]
@@ -158,9 +165,9 @@ def list_bad(connection: duckdb.DuckDBPyConnection, events: Events, limit: int |
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np.ndarray, *, in_file_order: bool,
-          with_stamps: bool = False) -> Arrays:
-    """Map ids to rows, sort, and return arrays. known_items: ids of the items table; rows of unseen ids follow behind them. with_stamps:
-    `Arrays.stamp` too.
+          actions: Sequence[str] | None = None, with_stamps: bool = False) -> Arrays:
+    """Map ids to rows, sort, and return arrays. known_items: ids of the items table; rows of unseen ids follow behind them. actions: the
+    kinds of events to read, None for all; of the others not even users and items remain. with_stamps: `Arrays.stamp` too.
 
     Users are numbered by their first row in the source, unseen items likewise. O(E log E) time; memory: the arrays and
     what DuckDB may hold.
@@ -169,12 +176,14 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
 
     connection.register("known_items", pa.table({"id": pa.array(known_items.tolist(), pa.string()),
                                                  "n": pa.array(np.arange(len(known_items), dtype=np.int32))}))
+    chosen = "" if actions is None else f" AND a IN ({', '.join(map(literal, actions))})"
+    connection.execute(f"CREATE TEMP VIEW good AS SELECT * FROM events WHERE bad IS NULL{chosen}")
     connection.execute("CREATE TEMP TABLE user_rows AS "
                        "SELECT id, CAST(row_number() OVER (ORDER BY first) - 1 AS INTEGER) AS n FROM "
-                       "(SELECT u AS id, min(row) AS first FROM events WHERE bad IS NULL GROUP BY u)")
+                       "(SELECT u AS id, min(row) AS first FROM good GROUP BY u)")
     connection.execute("CREATE TEMP TABLE item_rows AS SELECT id, n FROM known_items UNION ALL "
                        f"SELECT id, CAST({len(known_items)} + row_number() OVER (ORDER BY first) - 1 AS INTEGER) FROM "
-                       "(SELECT i AS id, min(row) AS first FROM events WHERE bad IS NULL GROUP BY i) "
+                       "(SELECT i AS id, min(row) AS first FROM good GROUP BY i) "
                        "WHERE id NOT IN (SELECT id FROM known_items)")
     user_ids, item_ids = (_column(connection, f"SELECT id FROM {table} ORDER BY n") for table in ("user_rows", "item_rows"))
     if max(len(user_ids), len(item_ids)) >= 2**31:
@@ -194,23 +203,23 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
         selected["value"] = ("e.v", np.float32)
     if "split" in events.columns:
         selected["split"] = ("CAST(e.s AS TINYINT)", np.int8)
-    actions: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     if "action" in events.columns:
         connection.execute("CREATE TEMP TABLE action_rows AS "
                            "SELECT a, CAST(row_number() OVER (ORDER BY a) - 1 AS INTEGER) AS n FROM "
-                           "(SELECT DISTINCT a FROM events WHERE bad IS NULL)")
-        actions = tuple(_column(connection, "SELECT a FROM action_rows ORDER BY n").tolist())
-        if len(actions) > np.iinfo(np.int16).max:
-            raise DataError(f"{events.source.name}: action column {events.columns['action']!r} has {len(actions):,} values; "
+                           "(SELECT DISTINCT a FROM good)")
+        names = tuple(_column(connection, "SELECT a FROM action_rows ORDER BY n").tolist())
+        if len(names) > np.iinfo(np.int16).max:
+            raise DataError(f"{events.source.name}: action column {events.columns['action']!r} has {len(names):,} values; "
                             "want at most 32,767; it is probably not an action, name another with --action")
         selected["action"] = ("CAST(action_rows.n AS SMALLINT)", np.int16)
         joins += " JOIN action_rows ON action_rows.a = e.a"
     within = [] if in_file_order else [SHORT[role] for role in ("position", "time") if role in events.columns]
     order = ", ".join(["user_rows.n", *(f"e.{short}" for short in within), "e.row"])
     selection = ", ".join(f"{sql} AS {name}_" for name, (sql, _) in selected.items())
-    query = f"SELECT {selection} FROM (SELECT * FROM events WHERE bad IS NULL) e {joins} ORDER BY {order}"
+    query = f"SELECT {selection} FROM good e {joins} ORDER BY {order}"
 
-    num = events.staged.num_rows - events.num_bad
+    num = connection.execute("SELECT count(*) FROM good").fetchall()[0][0]
     columns = {name: np.empty(num, dtype) for name, (_, dtype) in selected.items()}
     begin = 0
     for batch in connection.sql(query).to_arrow_reader(1 << 18):
@@ -220,7 +229,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
         begin = end
     assert begin == num, (begin, num)
     return Arrays(columns["row"], columns["user"], columns["item"], columns.get("time"), columns.get("position"),
-                  columns.get("value"), columns.get("action"), columns.get("split"), user_ids, item_ids, actions, columns.get("stamp"))
+                  columns.get("value"), columns.get("action"), columns.get("split"), user_ids, item_ids, names, columns.get("stamp"))
 
 
 def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str, notes: list[str]) -> str:

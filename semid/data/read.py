@@ -18,7 +18,7 @@ from semid.data import filters
 from semid.data import items as item_rows
 from semid.data.formats import Source, lines_of, locate, open_source, stage, workspace
 from semid.data.report import SHOWN, ReadReport, Step, bad_rows_table, fail_on
-from semid.errors import DataError
+from semid.errors import DataError, did_you_mean
 from semid.types import Catalog, IdMap, Interactions, Protocol, Split
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def read(
     action: str | None = None,
     value: str | None = None,
     split: str | None = None,
+    actions: str | Sequence[str] | None = None,
     item_id: str | None = None,
     text: str | Sequence[str] | None = None,
     views: Mapping[str, str | Path | np.ndarray] | None = None,
@@ -71,6 +72,7 @@ def read(
         .gz), a pandas, polars, Arrow or DuckDB table, or a dict of columns. `events` may be a folder with interactions.*,
         items.* and features/*.npy.
     user ... split: the column of each role in events; None guesses by name, "" says that there is none.
+    actions: the kinds of events to read, as the action column names them, such as ["buy"]; None: all of them, which train alike.
     item_id: the id column of items; text: its column or columns that an encoder should read (None: all strings that are no ids).
     views: {name: .npy file or array [rows of items, D]}.
     order: "file" takes the order of the source, for logs without times.
@@ -95,6 +97,7 @@ def read(
     if order == "file" and position:
         raise DataError(f"order=file takes the order of the rows, and position={position!r} another one; leave one of them out")
     text = [text] if isinstance(text, str) else text
+    actions = [actions] if isinstance(actions, str) else actions
     events, items, features = locate(events, items)
 
     with workspace() as connection:
@@ -120,20 +123,31 @@ def read(
         if num_bad == rows_in:
             raise DataError(f"{source.name}: all {rows_in:,} rows are bad, nothing is left; the first: line {bad['line'][0]}, "
                             f"{bad['column'][0]}: {bad['reason'][0]}")
+        found_kinds = event_rows.kinds(connection, checked)
+        if actions is not None:
+            _want_kinds(actions, found_kinds, checked)
         known = catalogue.ids if catalogue else np.empty(0, dtype=object)
-        arrays = event_rows.fetch(connection, checked, known, in_file_order=in_file_order, with_stamps=duplicates == "exact")
+        arrays = event_rows.fetch(connection, checked, known, in_file_order=in_file_order, actions=actions,
+                                  with_stamps=duplicates == "exact")
     if catalogue and arrays.item.min() >= len(known):
         zeros = _same_but_zeros(arrays.item_ids[len(known):], known)
         raise DataError(f"{source.name}: none of its items is in {catalogue.name}: {arrays.item_ids[arrays.item[0]]!r} here, "
                         f"{known[0]!r} there; {zeros or 'name other columns with --item or --item-id'}")
 
-    steps = [Step("events", "bad rows", rows_in, len(arrays.user), on_bad_rows)]
+    steps = [Step("events", "bad rows", rows_in, rows_in - num_bad, on_bad_rows)]
+    if actions is not None:
+        steps.append(Step("events", "kinds of events", rows_in - num_bad, len(arrays.user), f"{names.listed(actions)} read alone"))
     if catalogue:
         steps.append(Step("items", "bad rows", catalogue.rows_in, len(catalogue.ids), on_bad_rows))
         if unknown_items == "drop":
             steps.append(filters.drop_unknown_items(arrays, len(known), catalogue.name))
     notes = [*item_columns.notes, *(catalogue.notes if catalogue else ()), *chosen.notes, *checked.notes]
     warnings: list[str] = []
+    if actions is None and len(found_kinds) > 1:
+        told = [f"{kind!r} ({count:,})" for kind, count in list(found_kinds.items())[:SHOWN]]
+        more = f" and {len(found_kinds) - SHOWN:,} more" if len(found_kinds) > SHOWN else ""
+        warnings.append(f"{source.name}: column {checked.columns['action']!r} holds {len(found_kinds):,} kinds of events, which all train "
+                        f"alike: {', '.join(told)}{more}; choose with --actions KIND,KIND (or name all, to read all)")
     if duplicates == "error":
         _refuse_duplicates(arrays, checked)
     elif duplicates != "keep":
@@ -213,6 +227,18 @@ def _open_events(connection: duckdb.DuckDBPyConnection, events: Any, given: Mapp
         raise DataError(f"{source.name}: no time or position column found among {names.listed(source.columns)}; name one with "
                         "--time or --position, or say --order file (order=\"file\") if the rows stand in the order of time")
     return source, chosen, in_file_order
+
+
+def _want_kinds(actions: Sequence[str], found: Mapping[str, int], events: event_rows.Events) -> None:
+    """Raise `DataError` unless the events have a column of kinds and there are good rows of each that is wanted."""
+    if not found:
+        raise DataError(f"{events.source.name}: --actions reads some kinds of events alone, and no column of kinds was found among "
+                        f"{names.listed(events.source.columns)}; name it with --action COLUMN")
+    unknown = [kind for kind in actions if kind not in found]
+    if unknown or not actions:
+        got = f"got {unknown[0]!r}{did_you_mean(unknown[0], found)}" if unknown else "got none"
+        raise DataError(f"{events.source.name}: --actions: want kinds of column {events.columns['action']!r}, {got}; "
+                        f"it has: {names.listed(found)}")
 
 
 def _refuse_duplicates(arrays: event_rows.Arrays, checked: event_rows.Events) -> None:

@@ -77,6 +77,27 @@ def test_a_double_import_is_undone_and_people_who_buy_again_stay(tmp_path: Path)
     assert len(shop(tmp_path, "item_id,title\n1,pan\n", kinds, action="action", duplicates="exact").interactions) == 3
 
 
+KINDS = "user_id,item_id,timestamp,event\nu,1,105,view\nu,1,106,buy\nw,3,105,view\nu,2,107,view\nv,2,105,cart\nv,2,106,buy\n"
+
+
+def test_kinds_of_events_are_told_and_chosen(tmp_path: Path):
+    (tmp_path / "events.csv").write_text(KINDS)
+    everything = semid.read(tmp_path / "events.csv")
+    assert ("holds 3 kinds of events, which all train alike: 'view' (3), 'buy' (2), 'cart' (1); choose with --actions"
+            in everything.report.warnings[0])
+    bought = semid.read(tmp_path / "events.csv", actions=["buy"])
+    step = bought.report.steps[1]
+    assert (step.name, step.before, step.after, step.note) == ("kinds of events", 6, 2, "'buy' read alone")
+    assert not bought.report.warnings
+    (tmp_path / "bought.csv").write_text("".join(line for line in KINDS.splitlines(True) if "buy" in line or "user_id" in line))
+    assert bought.fingerprint == semid.read(tmp_path / "bought.csv").fingerprint, "as if the other rows weren't there"
+    assert semid.read(tmp_path / "events.csv", actions=["view", "buy", "cart"]).fingerprint == everything.fingerprint
+    with pytest.raises(DataError, match=r"want kinds of column 'event', got 'bye' \(did you mean 'buy'\?\); it has: 'view', 'buy', 'cart'"):
+        semid.read(tmp_path / "events.csv", actions="bye")
+    with pytest.raises(DataError, match="no column of kinds was found among .*; name it with --action COLUMN"):
+        semid.read(tmp_path / "events.csv", actions="buy", action="")
+
+
 def test_another_encoding_is_told_as_that_and_not_as_rows_to_drop(tmp_path: Path):
     (tmp_path / "events.csv").write_text(EVENTS)
     (tmp_path / "items.csv").write_bytes("item_id,title\n00001,Küche\n00002,Töpfe\n00003,lid\n".encode("cp1252"))
