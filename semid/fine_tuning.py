@@ -92,7 +92,7 @@ def opened(config: FineTuning, titles: Sequence[str], tasks: Sequence[Task]) -> 
 
 def titles_of(catalog: Catalog, recipe: str) -> list[str]:
     """Return N titles. Raises `DataError` where the items have none."""
-    if not any(catalog.text.get("title") or catalog.text.get("name") or ()):
+    if not any(catalog.given_titles or ()):
         raise DataError(f"{recipe}: want items with a text column title or name, got none; give items with titles (--items)"
                         + (", or take minionerec:no_alignment, which needs none" if recipe == "minionerec" else ""))
     return catalog.titles

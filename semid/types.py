@@ -153,6 +153,10 @@ class Interactions:
                        action=pick(self.action), value=pick(self.value), split=pick(self.split))
 
 
+TITLES = ("title", "name", "producttitle", "productname", "itemtitle", "itemname")
+"""Names of the column that holds what a person calls an item, the likeliest first (lower case, letters and digits only)."""
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The items: ids, attributes (filters read them), texts and vectors, all in the same row order.
@@ -196,9 +200,19 @@ class Catalog:
         return self.views[name]
 
     @cached_property
+    def given_titles(self) -> list[str] | None:
+        """N titles as the table has them, whether encoders read them or not, '' where missing; None where no column is named like one."""
+        columns = [each.name for each in self.table.schema if str(each.type) in ("string", "large_string", "string_view")]
+        plain = {"".join(filter(str.isalnum, name.lower())): name for name in [*columns, *self.text]}
+        column = next((plain[name] for name in TITLES if name in plain), None)
+        if column is None or column in self.text:
+            return None if column is None else self.text[column]
+        return [title or "" for title in self.table[column].to_pylist()]
+
+    @cached_property
     def titles(self) -> list[str]:
-        """N strings to show to a person: the title (or name), else the id."""
-        shown = self.text.get("title") or self.text.get("name") or [""] * len(self)
+        """N strings to show to a person: the title, else the id."""
+        shown = self.given_titles or [""] * len(self)
         return [text or str(id_) for text, id_ in zip(shown, self.items.ids.tolist(), strict=True)]
 
 

@@ -101,7 +101,7 @@ def names(config: Config, data: Split, job: Job) -> SemanticIds:
 
 def titles(catalog: Catalog) -> list[str]:
     """Return N titles, '' where there is none."""
-    if (found := catalog.text.get("title") or catalog.text.get("name")) is None:
+    if (found := catalog.given_titles) is None:
         raise DataError("p5:title: want items with a text column title or name, got none; give items with titles (--items), "
                         "or take another index")
     return found

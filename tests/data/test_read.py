@@ -226,6 +226,17 @@ def test_text_is_strings_and_lists_of_strings_but_no_ids():
     assert "want strings" in complaint(events(), items, text=["year"])
 
 
+@pytest.mark.parametrize("name", ["title", "Title", "NAME", "product_name", "itemName", "Product Title"])
+def test_titles_are_found_by_any_usual_name_also_where_no_encoder_reads_them(name):
+    items = {"item_id": ["x", "y"], name: ["A pan", None], "words": ["p", "q"]}
+    assert read(events(), items).catalog.titles == ["A pan", "y"]
+    assert read(events(), items, text=["words"]).catalog.titles == ["A pan", "y"]
+
+
+def test_numbers_are_no_titles():
+    assert read(events(), {"item_id": ["x", "y"], "name": [1, 2]}).catalog.titles == ["x", "y"]
+
+
 def test_bad_item_rows_are_reported_and_dropped():
     items = {"item_id": ["x", None, "x", "y"], "title": ["first", "none", "second", "Y"]}
     message = complaint(events(), items)
