@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from semid.data.columns import is_identifier, listed
-from semid.data.events import id_text
-from semid.data.formats import Bad, Source, lines_of, quoted, stage
+from semid.data.events import MISSING, id_text
+from semid.data.formats import Bad, Source, lines_of, literal, quoted, stage
 from semid.data.letter import code_columns
 from semid.errors import DataError, did_you_mean
 
@@ -67,6 +67,8 @@ def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: st
                  staged.num_rows + len(staged.bad), bad, tuple(notes))
 
 
+TIME = "[T ][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}([.][0-9]+)?)?( ?(Z|UTC|[+-][0-9]{{2}}(:?[0-9]{{2}})?))?"
+DAY = "[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}"
 NUMBER = "TRY_CAST({0} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({0}, '^-?0[0-9]')"
 COMMA = "replace({0}, ',', '.')"
 TYPES = (
@@ -74,28 +76,43 @@ TYPES = (
     ("DOUBLE", NUMBER, "{0}"),
     ("BOOLEAN", "lower({0}) IN ('true', 'false')", "{0}"),
     # two decimals, as prices have: 1,234 may be a thousand and more, and 3,12,7 a list
+    ("DATE", f"regexp_full_match({{0}}, '{DAY}') AND TRY_CAST({{0}} AS DATE) IS NOT NULL", "{0}"),
+    ("TIMESTAMP", f"regexp_full_match({{0}}, '{DAY}({TIME})?') AND TRY_CAST({{0}} AS TIMESTAMPTZ) IS NOT NULL", "CAST({0} AS TIMESTAMPTZ)"),
     ("DOUBLE", "regexp_matches({0}, '^-?[0-9]+(,[0-9]{{2}})?$') AND " + NUMBER.format(COMMA), COMMA))
 """What a column of a text file may be when all its values say so, the first that fits: (type, test, what is read as it)."""
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str, as_text: Collection[str], notes: list[str]) -> list[str]:
-    """Columns of a text file as the type that every value of them has: integers, numbers, true and false, numbers with decimal commas, else
-    text ("007" stays text). Categories of a data frame become text."""
-    texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv" and name not in as_text]
+    """Columns of a text file as the type that every value of them has: integers, numbers, true and false, dates and times (UTC), numbers with
+    decimal commas, else text ("007" stays text); what stands for no value (`MISSING`) is null. So is NaN in any table. Categories of a data
+    frame become text."""
     chosen = {name: f"CAST({quoted(name)} AS VARCHAR)" for name, type_ in source.columns.items() if type_.startswith("ENUM")}
+    chosen |= {name: known_number(quoted(name)) for name, type_ in source.columns.items() if type_ in ("FLOAT", "DOUBLE")}
+    if source.kind == "csv":
+        words = ", ".join(literal(word) for word in MISSING if word)
+        chosen |= {name: f"CASE WHEN {quoted(name)} NOT IN ({words}) THEN {quoted(name)} END"
+                   for name, type_ in source.columns.items() if type_ == "VARCHAR"}
+    texts = [name for name, type_ in source.columns.items() if type_ == "VARCHAR" and source.kind == "csv" and name not in as_text]
     if texts:
+        present = ", ".join(f"{chosen[name]} AS {quoted(name)}" for name in texts)
         tests = [f"bool_and({test.format(quoted(name))}) FILTER ({quoted(name)} IS NOT NULL)" for name in texts for _, test, _ in TYPES]
-        found = connection.execute(f"SELECT {', '.join(tests)} FROM {relation}").fetchall()[0]
+        found = connection.execute(f"SELECT {', '.join(tests)} FROM (SELECT {present} FROM {relation})").fetchall()[0]
         for place, name in enumerate(texts):
             fits = found[place * len(TYPES) : (place + 1) * len(TYPES)]
             first = next((number for number, fit in enumerate(fits) if fit), None)
             if first is None:
                 continue
             type_, _, read = TYPES[first]
-            chosen[name] = f"CAST({read.format(quoted(name))} AS {type_})"
+            value = f"CAST({read.format(chosen[name])} AS {type_})"
+            chosen[name] = known_number(value) if type_ == "DOUBLE" else value
             if read == COMMA:
                 notes.append(f"{source.name}: column {name!r}: decimal commas are read as numbers")
     return [f"{chosen[name]} AS {quoted(name)}" if name in chosen else quoted(name) for name in source.columns]
+
+
+def known_number(sql: str) -> str:
+    """SQL for a float, null where it is NaN, which would be larger than any number to a condition."""
+    return f"CASE WHEN NOT isnan({sql}) THEN {sql} END"
 
 
 def attributes(items: Items | None, ids: np.ndarray, id_column: str) -> pa.Table:

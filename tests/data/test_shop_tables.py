@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import semid
@@ -42,6 +44,32 @@ def test_decimal_commas_are_numbers_and_said_so_but_thousands_stay_text(tmp_path
     assert any("column 'price': decimal commas are read as numbers" in note for note in data.report.notes)
     with pytest.raises(DataError, match=r"the columns with text are .*sold.*: compare them with text in single quotes, or cast"):
         mask(data.catalog, "sold < 20")
+
+
+def test_words_for_nothing_are_missing_whatever_the_column_holds(tmp_path: Path):
+    data = shop(tmp_path, "item_id,title,price,stock\n00001,pan,NULL,1\n00002,None,2.5,nan\n00003,lid,3,<NA>\n00004,cup,nan,4\n")
+    assert data.catalog.table["price"].to_pylist() == [None, 2.5, 3.0, None]
+    assert data.catalog.table["stock"].to_pylist() == [1, None, None, 4]
+    assert data.catalog.text == {"title": ["pan", "", "lid", "cup"]}
+
+
+def test_dates_are_no_text_and_conditions_know_them(tmp_path: Path):
+    data = shop(tmp_path, "item_id,title,released,seen,code\n00001,pan,2019-12-31,2024-01-31T10:00:00+02:00,2019-12-31x\n"
+                          "00002,pot,2020-01-01,2024-01-31,2020-01-01\n00003,lid,NULL,2024-01-31 09:30,2020-02-02\n00004,cup,2021-06-01,,\n")
+    assert [str(data.catalog.table.schema.field(name).type) for name in ("released", "seen", "code")] == [
+        "date32[day]", "timestamp[us]", "string"]
+    assert data.catalog.table["seen"].to_pylist()[0] == datetime(2024, 1, 31, 8)
+    assert list(data.catalog.text) == ["title", "code"]
+    assert mask(data.catalog, "year(released) >= 2020").tolist() == [False, True, False, True]
+    assert mask(data.catalog, "released < '2020-01-01'").tolist() == [True, False, False, False]
+
+
+def test_numbers_that_are_none_satisfy_no_condition(tmp_path: Path):
+    table = {"item_id": ["1", "2"], "price": np.array([float("nan"), 30.0]), "size": np.array([1, float("nan")], np.float32)}
+    data = semid.read({"user": ["u", "u"], "item": ["1", "2"], "time": [1, 2]}, table)
+    assert mask(data.catalog, "price > 20").tolist() == [False, True]
+    assert data.catalog.table["size"].to_pylist() == [1.0, None]
+    assert str(data.catalog.table.schema.field("size").type) == "float"
 
 
 def test_ids_that_lost_their_zeros_are_told_by_that(tmp_path: Path):
