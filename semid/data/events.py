@@ -21,6 +21,9 @@ DAY = 86_400
 MISSING = ("", "nan", "NaN", "NULL", "null", "None", "<NA>")
 """Texts that stand for no value: what exports write for an empty cell."""
 
+BLANKS = " \t\r\n\u00a0"
+"""What is left out around ids; the last one is the blank that doesn't break, of web pages and spreadsheets."""
+
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT", "UHUGEINT")
 SPLITS = {"train": TRAIN, "training": TRAIN, "valid": VALID, "validation": VALID, "val": VALID, "dev": VALID, "test": TEST}
 SHORT = {"user": "u", "item": "i", "time": "t", "position": "p", "value": "v", "action": "a", "split": "s"}
@@ -61,6 +64,7 @@ class Events:
     reasons: tuple[tuple[str, str], ...]
     num_bad: int
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass
@@ -95,6 +99,7 @@ class Arrays:
 def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, columns: Mapping[str, str]) -> Events:
     """Create the view `events`. columns: role -> column name; user and item are among them."""
     notes: list[str] = []
+    warnings: list[str] = []
     types = {role: source.columns[column] for role, column in columns.items()}
     raw = {**columns, **({"(line)": source.broken} if source.broken else {})}
     raws = ", ".join(f"{quoted(column)} AS {_raw(role)}" for role, column in raw.items())
@@ -106,7 +111,7 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
         checks.append(("(line)", f"{_raw('(line)')} IS NOT NULL", "not a JSON object"))
     for role in ("user", "item"):
         where = f"{source.name}: column {columns[role]!r}"
-        values[role] = id_text(connection, f"({rows})", _raw(role), types[role], where, notes)
+        values[role] = id_text(connection, f"({rows})", _raw(role), types[role], where, notes, warnings)
         checks.append((role, f"{SHORT[role]} IS NULL", f"no {role} id"))
     unit = None
     if "time" in columns:
@@ -141,7 +146,8 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
     bad = " ".join(f"WHEN {condition} THEN {number}" for number, (_, condition, _) in enumerate(checks))
     connection.execute(f"CREATE TEMP VIEW events AS SELECT *, CASE {bad} END AS bad FROM (SELECT *, {checked} FROM ({rows}))")
     num_bad = connection.execute("SELECT count(bad) FROM events").fetchall()[0][0]
-    return Events(source, staged, columns, unit, tuple((role, reason) for role, _, reason in checks), num_bad, tuple(notes))
+    return Events(source, staged, columns, unit, tuple((role, reason) for role, _, reason in checks), num_bad, tuple(notes),
+                  tuple(warnings))
 
 
 def kinds(connection: duckdb.DuckDBPyConnection, events: Events) -> dict[str, int]:
@@ -232,8 +238,9 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
                   columns.get("value"), columns.get("action"), columns.get("split"), user_ids, item_ids, names, columns.get("stamp"))
 
 
-def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str, notes: list[str]) -> str:
-    """Return SQL for an id as text, null where there is none: 1, 1.0 and "1" are one id. column: SQL."""
+def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str, notes: list[str],
+            warnings: list[str]) -> str:
+    """Return SQL for an id as text, null where there is none: 1, 1.0, "1" and " 1 " are one id. column: SQL."""
     if type_ in INTEGERS or type_ == "UUID":
         return f"CAST({column} AS VARCHAR)"
     if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
@@ -243,7 +250,9 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
                 f"THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE CAST({number} AS VARCHAR) END END")
     if type_ != "VARCHAR" and not type_.startswith("ENUM"):
         raise DataError(f"{where}: want strings or whole numbers as ids, got {_known(type_)}; cast it first or name another")
-    found = _text(column if type_ == "VARCHAR" else f"CAST({column} AS VARCHAR)")
+    column = column if type_ == "VARCHAR" else f"CAST({column} AS VARCHAR)"
+    found = _text(column)
+    _tell_damaged(connection, relation, column, found, where, notes, warnings)
     as_floats = ("SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) "
                  "FROM (SELECT {} AS x FROM {}{}) WHERE x IS NOT NULL")
     if not all(connection.execute(as_floats.format(found, relation, limit)).fetchall()[0][0] for limit in (" LIMIT 1000", "")):
@@ -252,10 +261,24 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
     return f"left({found}, len({found}) - 2)"
 
 
+def _tell_damaged(connection: duckdb.DuckDBPyConnection, relation: str, column: str, found: str, where: str, notes: list[str],
+                  warnings: list[str]) -> None:
+    """Count the ids that had blanks around them, and those that a spreadsheet has shortened. column: SQL of the text, found: of the id."""
+    shortened = f"{found} LIKE '%E+%' AND regexp_full_match({found}, '[0-9]([.,][0-9]+)?E[+][0-9]+')"
+    trimmed, example, several = connection.execute(
+        f"SELECT count(*) FILTER ({found} <> {column}), any_value({found}) FILTER ({shortened}), count(*) FILTER ({shortened}) "
+        f"FROM {relation}").fetchall()[0]
+    if trimmed:
+        notes.append(f"{where}: blanks around {trimmed:,} ids are left out")
+    if several:
+        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example!r}: a spreadsheet has shortened them, so that "
+                        "different ids may have become one; export the table again with this column as text")
+
+
 def _text(column: str) -> str:
-    """SQL for a text that is neither blank nor one of `MISSING`, else null. Trims only what begins with a blank, for speed."""
-    return (f"CASE WHEN {column} >= '!' THEN CASE WHEN {column} NOT IN ({', '.join(map(literal, MISSING))}) THEN {column} END "
-            f"WHEN trim({column}, ' \t\r\n') <> '' THEN {column} END")
+    """SQL for a text without the blanks around it, null where nothing or one of `MISSING` is left."""
+    plain = f"trim({column}, {literal(BLANKS)})"
+    return f"CASE WHEN {plain} NOT IN ({', '.join(map(literal, MISSING))}) THEN {plain} END"
 
 
 def time_unit(connection: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str, where: str) -> TimeUnit:

@@ -34,15 +34,17 @@ class Items:
     rows_in: int
     bad: list[Bad]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: str, as_text: Collection[str] = ()) -> Items:
     """Return the items of a source. Bad are rows without an id and ids that an earlier row has. as_text: columns of a text file that are
     not to be taken for anything else."""
     notes: list[str] = []
+    warnings: list[str] = []
     staged = stage(connection, source, list(source.columns), "items")
     where = f"{source.name}: column {column!r}"
-    id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], where, notes)
+    id_ = id_text(connection, staged.relation, quoted(column), source.columns[column], where, notes, warnings)
     broken = f", {quoted(source.broken)}" if source.broken else ""
     ids = connection.sql(f"SELECT {id_} AS id{broken} FROM {staged.relation}").to_arrow_table()
     typed = ", ".join(_typed(connection, source, staged.relation, as_text, notes))
@@ -64,7 +66,7 @@ def read_items(connection: duckdb.DuckDBPyConnection, source: Source, column: st
     if not len(kept):
         raise DataError(f"{source.name}: want at least one item, got none with an id in column {column!r}")
     return Items(source.name, column, np.asarray(list(first), dtype=object), table.take(kept), kept, staged.num_rows,
-                 staged.num_rows + len(staged.bad), bad, tuple(notes))
+                 staged.num_rows + len(staged.bad), bad, tuple(notes), tuple(warnings))
 
 
 TIME = "[T ][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}([.][0-9]+)?)?( ?(Z|UTC|[+-][0-9]{{2}}(:?[0-9]{{2}})?))?"

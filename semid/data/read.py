@@ -142,7 +142,7 @@ def read(
         if unknown_items == "drop":
             steps.append(filters.drop_unknown_items(arrays, len(known), catalogue.name))
     notes = [*item_columns.notes, *(catalogue.notes if catalogue else ()), *chosen.notes, *checked.notes]
-    warnings: list[str] = []
+    warnings = [*(catalogue.warnings if catalogue else ()), *checked.warnings]
     if actions is None and len(found_kinds) > 1:
         told = [f"{kind!r} ({count:,})" for kind, count in list(found_kinds.items())[:SHOWN]]
         more = f" and {len(found_kinds) - SHOWN:,} more" if len(found_kinds) > SHOWN else ""
@@ -195,6 +195,8 @@ def read_items(items: Any, *, item_id: str | None = None, views: Mapping[str, st
     with workspace() as connection:
         found, _ = _read_items(connection, items, item_id, None, as_text)
     assert found is not None
+    for warning in found.warnings:
+        log.warning("%s", warning)
     fail_on(bad_rows_table(found.name, found.bad), len(found.bad), "mend them: all of a table is taken, or none of it")
     table = item_rows.attributes(found, found.ids, found.column)
     return Catalog(IdMap(found.ids), table, item_rows.texts(table, None, found.name, id_column=found.column),

@@ -145,6 +145,21 @@ def test_text_ids_written_as_floats_lose_their_zero_only_if_all_have_it():
     assert read(events(item_id=["007", "7"])).catalog.items.ids.tolist() == ["007", "7"]
 
 
+def test_blanks_around_ids_make_no_new_ones_and_are_counted():
+    data = read(events(user_id=["u", " u"], item_id=["x\u00a0", "\ty"]), {"item_id": [" x", "y "]})
+    assert data.interactions.users.ids.tolist() == ["u"]
+    assert data.catalog.items.ids.tolist() == ["x", "y"]
+    assert [note.rpartition(": ")[2] for note in data.report.notes if "blanks" in note] == [
+        "blanks around 2 ids are left out", "blanks around 1 ids are left out", "blanks around 2 ids are left out"]
+    assert "no item id" in complaint(events(item_id=["x", " NULL "]))
+
+
+def test_ids_that_a_spreadsheet_has_shortened_are_told():
+    warning, = read(events(item_id=["1.23457E+12", "1,2E+5"])).report.warnings
+    assert "2 ids are in scientific notation, such as '1" in warning
+    assert not read(events(item_id=["1E5", "ABE+12"])).report.warnings
+
+
 def test_ids_that_share_nothing_are_an_error_with_examples():
     message = complaint(events(), {"item_id": ["p", "q"]})
     assert "none of its items is in" in message
