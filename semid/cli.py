@@ -123,9 +123,15 @@ def data_check(events: flags.Events, /, *, reading: flags.Reading = flags.AS_GUE
         json: print JSON instead of tables
     """
     from semid.data.check import check
+    from semid.data.report import BadRows, write_bad_rows
 
     say = Voice(json)
-    data = replace(reading, on_bad_rows="drop").read(events)
+    try:
+        data = replace(reading, on_bad_rows="drop").read(events)
+    except BadRows as error:  # no row is left
+        if bad_rows is not None and error.is_whole:
+            write_bad_rows(error.table, bad_rows)
+        raise
     if bad_rows is not None:
         data.report.write_bad_rows(bad_rows)
     found = check(data)

@@ -161,7 +161,8 @@ def _want_read(protocol: Protocol, given: Mapping[str, str]) -> None:
     for name in protocol.unread:
         if name in given:
             reads = "time" if name in ("valid_from", "test_from") else "cold_items or cold_users"
-            raise ConfigError(f"{given[name]}: want --split {reads}, which reads it, got {protocol.split}; choose that split, or leave it out")
+            raise ConfigError(f"{given[name]}: want --split {reads}, which reads it, got {protocol.split}; choose that split, or leave it "
+                              "out")
 
 
 def settings_by_recipe(pairs: Sequence[str], recipes: Sequence[str]) -> Mapping[str, dict[str, object]]:

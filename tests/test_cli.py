@@ -167,6 +167,15 @@ def test_data_check_lists_every_bad_row_and_exits_with_2(tmp_path: Path, capsys:
     assert found["statistics"]["events"] == 3
 
 
+def test_data_check_lists_and_writes_the_bad_rows_where_there_is_no_other(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n,i,1600000000\nu,,1600000000\n")
+    said = refused(capsys, "data", "check", tmp_path / "events.csv", "--bad-rows", tmp_path / "bad.csv")
+    assert "no user id" in said
+    assert "no item id" in said
+    assert "all 2 rows of" in said
+    assert len((tmp_path / "bad.csv").read_text().splitlines()) == 3
+
+
 def test_train_says_what_it_read_and_reached_and_what_to_type_next(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     command = ["train", "item_knn", "--data", str(toy / "events.csv"), "--items", str(toy / "items.csv"),
                "--out", str(tmp_path / "r"), "--set", "decay=[0.5]", "--set", "backward=[0.5]", "--set", "norm=[0.5]"]
@@ -371,7 +380,8 @@ def test_what_goes_wrong_has_its_exit_code(error: BaseException, code: int, said
 @pytest.mark.parametrize(("argv", "said"), [
     (["train", "tiger", "--data", "my events.csv", "--out", "r"],
      "nothing is lost, go on with: semid train tiger --data 'my events.csv' --out r --resume"),
-    (["train", "tiger", "--data", "e.csv", "--out", "unbegun"], "nothing is lost, go on with: semid train tiger --data e.csv --out unbegun"),
+    (["train", "tiger", "--data", "e.csv", "--out", "unbegun"],
+     "nothing is lost, go on with: semid train tiger --data e.csv --out unbegun"),
     (["train", "tiger", "--resume", "--out", "r"], "nothing is lost, go on with: semid train tiger --resume --out r"),
     (["compare", "tiger", "--out", "r"], "nothing is lost, go on with: semid compare tiger --out r"),
     (["evaluate", "r"], "again: semid evaluate r"),

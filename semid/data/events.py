@@ -133,7 +133,11 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
         values["position"] = _whole(_raw("position"), types["position"])
         checks.append(("position", "p IS NULL", "not a whole number"))
     if "value" in columns:
-        values["value"] = f"TRY_CAST({_raw('value')} AS FLOAT)"
+        number = _raw("value")
+        if types["value"] == "VARCHAR" and has_decimal_commas(connection, f"({rows})", number):
+            notes.append(f"{source.name}: column {columns['value']!r}: decimal commas are read as numbers")
+            number = f"replace({number}, ',', '.')"
+        values["value"] = f"TRY_CAST({number} AS FLOAT)"
         checks.append(("value", "v IS NULL OR NOT isfinite(v)", "not a finite number"))
     if "action" in columns:
         values["action"] = f"coalesce(CAST({_raw('action')} AS VARCHAR), '')"
@@ -148,6 +152,12 @@ def check_events(connection: duckdb.DuckDBPyConnection, source: Source, staged: 
     num_bad = connection.execute("SELECT count(bad) FROM events").fetchall()[0][0]
     return Events(source, staged, columns, unit, tuple((role, reason) for role, _, reason in checks), num_bad, tuple(notes),
                   tuple(warnings))
+
+
+def has_decimal_commas(connection: duckdb.DuckDBPyConnection, relation: str, column: str) -> bool:
+    """Whether values of a column of text have commas before one or two decimals, and none has a point or any other comma."""
+    some, every = f"bool_or({column} LIKE '%,%')", f"bool_and(regexp_full_match({column}, '[^,.]*(,[0-9]{{1,2}})?'))"
+    return all(connection.execute(f"SELECT coalesce({test}, false) FROM {relation}").fetchall()[0][0] for test in (some, every))
 
 
 def kinds(connection: duckdb.DuckDBPyConnection, events: Events) -> dict[str, int]:
@@ -271,8 +281,8 @@ def _tell_damaged(connection: duckdb.DuckDBPyConnection, relation: str, column: 
     if trimmed:
         notes.append(f"{where}: blanks around {trimmed:,} ids are left out")
     if several:
-        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example!r}: a spreadsheet has shortened them, so that "
-                        "different ids may have become one; export the table again with this column as text")
+        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example!r}: a spreadsheet has shortened them, so "
+                        "that different ids may have become one; export the table again with this column as text")
 
 
 def _text(column: str) -> str:

@@ -6,9 +6,11 @@ all columns arrive as text, so that one set of checks serves all), "jsonl" (JSON
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import json
+import re
 import shutil
 import tempfile
 import zlib
@@ -45,7 +47,8 @@ Bad = tuple[int, str, str | None, str]
 @dataclass(frozen=True)
 class Source:
     """A table that can be scanned. scan: SQL of the relation; columns: {name: DuckDB type} in source order;
-    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row."""
+    row: SQL of a row's number from 0, where the scan knows it; broken: a further column, not null where a line was no row;
+    header: the line of a text file that names its columns."""
 
     name: str
     scan: str
@@ -55,6 +58,7 @@ class Source:
     row: str = ""
     quote: str = '"'
     broken: str | None = None
+    header: int = 1
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ def _open_file(connection: duckdb.DuckDBPyConnection, path: Path, what: Literal[
         return _open_parquet(connection, path, what)
     if kind == "jsonl":
         return _open_jsonl(connection, path, what)
-    return _open_csv(path, kind, what)
+    return _open_csv(connection, path, kind, what)
 
 
 def _readable(path: Path) -> None:
@@ -169,15 +173,15 @@ def _readable(path: Path) -> None:
         raise DataError(f"{path}: no such file{did_you_mean(path.name, siblings)}")
     if not path.is_file():
         raise DataError(f"{path}: want a file, got a {'folder' if path.is_dir() else 'special file'}")
-    if not _first_bytes(path):
+    if not _first_lines(path)[0]:
         raise DataError(f"{path}: the file is empty; want a header or a first row")
 
 
-def _first_bytes(path: Path) -> bytes:
-    """The first line, at most 1 MiB of it."""
+def _first_lines(path: Path) -> tuple[bytes, bytes]:
+    """The first two lines, at most 1 MiB of each."""
     try:
         with open_text(path) as file:
-            return file.readline(1 << 20)
+            return file.readline(1 << 20), file.readline(1 << 20)
     except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
@@ -206,37 +210,58 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, path: Path, what: str) 
                   row="file_row_number")
 
 
-def _open_csv(path: Path, kind: str, what: str) -> Source:
+def _open_csv(connection: duckdb.DuckDBPyConnection, path: Path, kind: str, what: str) -> Source:
+    first, second = _first_lines(path)
+    says = re.fullmatch(rb"sep=(.)\s*", first.removeprefix(codecs.BOM_UTF8), re.IGNORECASE)  # how Excel is told the delimiter
+    header, raw = (2, second) if says else (1, first)
     try:
-        line = _first_bytes(path).decode("utf-8-sig").rstrip("\r\n")
+        line = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
-        raise DataError(f"{path}:1: the header is not UTF-8 text; save the file as UTF-8") from None
+        raise DataError(f"{path}:{header}: the header is not UTF-8 text; save the file as UTF-8") from None
     if not line.strip():
-        raise DataError(f"{path}:1: the first line is empty; want the names of the columns there")
-    delimiter = max(DELIMITERS, key=line.count) if kind == "csv" else "\t"
+        raise DataError(f"{path}:{header}: the first line is empty; want the names of the columns there")
+    guessed = max(DELIMITERS, key=lambda mark: len(_cells(line, mark, '"'))) if kind == "csv" else "\t"
+    delimiter = says[1].decode("latin-1") if says else guessed
     quote = "" if kind == "recbole" else '"'
     names = [name.strip().strip(quote or None).replace('""', '"') for name in _cells(line, delimiter, quote)]
     if len(names) == 1 and what == "events":
         other = next((f"; it looks separated by {word}s: end its name in {'.tsv' if mark == chr(9) else '.csv'}"
                       for mark, word in DELIMITERS.items() if mark != delimiter and mark in line), "")
-        want = DELIMITERS[delimiter] if kind != "csv" else "comma, tab, semicolon or bar"
-        raise DataError(f"{path}:1: want columns separated by {want}, got one column {line[:80]!r}"
+        want = repr(delimiter) if says else "tab" if kind != "csv" else "comma, tab, semicolon or bar"
+        raise DataError(f"{path}:{header}: want columns separated by {want}, got one column {line[:80]!r}"
                         f"{other or '; write it with commas'}")
     types: dict[str, str] = {}
     if kind == "recbole":
         pairs = [name.partition(":") for name in names]
         names, types = [name for name, _, _ in pairs], {name: type_ for name, _, type_ in pairs}
-    _distinct(names, f"{path}:1")
+    is_closed = len(names) > 1 and not names[-1]  # a delimiter at the end of each line
+    if is_closed:
+        names[-1] = "unnamed" + "_" * max(map(len, names))  # longer than any name, so none is equal
+    _distinct(names, f"{path}:{header}")
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
     scan = (f"read_csv({literal(_no_glob(path))}, auto_detect = false, header = true, delim = {literal(delimiter)}, "
-            f"quote = {literal(quote)}, escape = {literal(quote)}, columns = {{{columns}}}, store_rejects = true, "
+            f"quote = {literal(quote)}, escape = {literal(quote)}, columns = {{{columns}}}, skip = {header - 1}, store_rejects = true, "
             "rejects_limit = 0, hive_partitioning = false, max_line_size = 33554432)")
+    if is_closed:
+        lenient = scan.replace("store_rejects = true, rejects_limit = 0", "ignore_errors = true")
+        _want_empty(connection, lenient, names.pop(), f"{path}:{header}")
     sequences = [name for name, type_ in types.items() if type_.endswith("_seq")]
     if sequences:
         split = ", ".join(f"string_split({quoted(name)}, ' ') AS {quoted(name)}" for name in sequences)
         scan = f"(SELECT * REPLACE ({split}) FROM {scan})"
     types = {name: "VARCHAR[]" if name in sequences else "VARCHAR" for name in names}
-    return Source(str(path), scan, types, "csv", path, quote=quote)
+    return Source(str(path), scan, types, "csv", path, quote=quote, header=header)
+
+
+def _want_empty(connection: duckdb.DuckDBPyConnection, scan: str, column: str, where: str) -> None:
+    """Raise `DataError` where the last column, which has no name, holds something."""
+    try:
+        found = connection.execute(f"SELECT any_value({quoted(column)}) FROM {scan}").fetchall()[0][0]
+    except duckdb.Error:
+        return  # told with all that is wrong in the file when it is staged
+    if found is not None:
+        raise DataError(f"{where}: want a name for each column, got none for the last one, which holds values such as "
+                        f"{found[:80]!r}; name it")
 
 
 def _distinct(names: Sequence[str], where: str) -> None:
@@ -374,7 +399,7 @@ def lines_of(source: Source, staged: Staged, rows: np.ndarray) -> np.ndarray:
     if source.path is None:
         return rows + 1
     lines = np.zeros(len(rows), dtype=np.int64)
-    done, row, begin, inside = 0, -1 if source.kind == "csv" else 0, 1, False
+    done, row, begin, inside = 0, -source.header if source.kind == "csv" else 0, 1, False
     mark = source.quote.encode()
     with open_text(source.path) as file:
         for number, line in enumerate(file, start=1):

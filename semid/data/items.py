@@ -77,17 +77,17 @@ TYPES = (
     ("BIGINT", "CAST(TRY_CAST({0} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM {0}", "{0}"),
     ("DOUBLE", NUMBER, "{0}"),
     ("BOOLEAN", "lower({0}) IN ('true', 'false')", "{0}"),
-    # two decimals, as prices have: 1,234 may be a thousand and more, and 3,12,7 a list
     ("DATE", f"regexp_full_match({{0}}, '{DAY}') AND TRY_CAST({{0}} AS DATE) IS NOT NULL", "{0}"),
     ("TIMESTAMP", f"regexp_full_match({{0}}, '{DAY}({TIME})?') AND TRY_CAST({{0}} AS TIMESTAMPTZ) IS NOT NULL", "CAST({0} AS TIMESTAMPTZ)"),
+    # two decimals, as prices have: 1,234 may be a thousand and more, and 3,12,7 a list
     ("DOUBLE", "regexp_matches({0}, '^-?[0-9]+(,[0-9]{{2}})?$') AND " + NUMBER.format(COMMA), COMMA))
 """What a column of a text file may be when all its values say so, the first that fits: (type, test, what is read as it)."""
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, source: Source, relation: str, as_text: Collection[str], notes: list[str]) -> list[str]:
-    """Columns of a text file as the type that every value of them has: integers, numbers, true and false, dates and times (UTC), numbers with
-    decimal commas, else text ("007" stays text); what stands for no value (`MISSING`) is null. So is NaN in any table. Categories of a data
-    frame become text."""
+    """Columns of a text file as the type that every value of them has: integers, numbers, true and false, dates and times (UTC), numbers
+    with decimal commas, else text ("007" stays text); what stands for no value (`MISSING`) is null. So is NaN in any table. Categories of
+    a data frame become text."""
     chosen = {name: f"CAST({quoted(name)} AS VARCHAR)" for name, type_ in source.columns.items() if type_.startswith("ENUM")}
     chosen |= {name: known_number(quoted(name)) for name, type_ in source.columns.items() if type_ in ("FLOAT", "DOUBLE")}
     if source.kind == "csv":

@@ -110,8 +110,7 @@ def read(
         if not rows_in:
             raise DataError(f"{source.name}: want at least one event, got a header without rows")
         if not staged.num_rows:
-            line, _, _, reason = staged.bad[0]
-            raise DataError(f"{source.name}:{line}: not a single row could be read ({reason}); mind quotes and delimiters")
+            fail_on(bad_rows_table(source.name, staged.bad), rows_in, "not a single row could be read; mind quotes and delimiters")
         checked = event_rows.check_events(connection, source, staged, chosen.chosen)
         num_bad = checked.num_bad + len(staged.bad)
         every = on_bad_rows == "drop"
@@ -121,8 +120,7 @@ def read(
         if not every:
             fail_on(bad, num_bad + (len(catalogue.bad) if catalogue else 0))
         if num_bad == rows_in:
-            raise DataError(f"{source.name}: all {rows_in:,} rows are bad, nothing is left; the first: line {bad['line'][0]}, "
-                            f"{bad['column'][0]}: {bad['reason'][0]}")
+            fail_on(bad, len(bad), f"all {rows_in:,} rows of {source.name} are bad, nothing is left; mend them, or name other columns")
         found_kinds = event_rows.kinds(connection, checked)
         if actions is not None:
             _want_kinds(actions, found_kinds, checked)

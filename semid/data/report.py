@@ -89,12 +89,25 @@ class ReadReport:
 
     def write_bad_rows(self, path: str | Path) -> None:
         """Write every bad row to a CSV file: file, line, column, value, reason."""
-        import pyarrow.csv
+        write_bad_rows(self.bad_rows, path)
 
-        try:
-            pyarrow.csv.write_csv(self.bad_rows, str(path))
-        except OSError as error:
-            raise DataError(f"{path}: the bad rows cannot be written ({error}); name another file") from None
+
+class BadRows(DataError):
+    """Rows that cannot be used, where they are an error. table: a table of `BAD_ROW`; is_whole: whether it holds all of them."""
+
+    def __init__(self, message: str, table: pa.Table, is_whole: bool):
+        super().__init__(message)
+        self.table, self.is_whole = table, is_whole
+
+
+def write_bad_rows(table: pa.Table, path: str | Path) -> None:
+    """Write a table of `BAD_ROW` to a CSV file."""
+    import pyarrow.csv
+
+    try:
+        pyarrow.csv.write_csv(table, str(path))
+    except OSError as error:
+        raise DataError(f"{path}: the bad rows cannot be written ({error}); name another file") from None
 
 
 def _flag(table: str, role: str) -> str:
@@ -113,7 +126,7 @@ DROP = ("mend them, or leave them out with --on-bad-rows drop (on_bad_rows=\"dro
 
 
 def fail_on(bad_rows: pa.Table, total: int, advice: str = DROP) -> None:
-    """Raise `DataError` that lists the first bad rows, where there are any. total: how many there are in all; advice: its last line."""
+    """Raise `BadRows` that lists the first bad rows, where there are any. total: how many there are in all; advice: its last line."""
     if not total:
         return
     listed = [f"  {row['file']}:{row['line']}: {row['column']} = {_shown(row['value'])}: {row['reason']}"
@@ -121,7 +134,8 @@ def fail_on(bad_rows: pa.Table, total: int, advice: str = DROP) -> None:
     if any("unicode" in row["reason"].lower() for row in bad_rows.slice(0, SHOWN).to_pylist()):
         advice = f"save the file as UTF-8: it seems to be in another encoding, such as Windows-1252; otherwise {advice}"
     more = [f"  ... and {total - len(listed):,} more"] if total > len(listed) else []
-    raise DataError("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more, advice]))
+    head = f"{total:,} bad {'row' if total == 1 else 'rows'}:"
+    raise BadRows("\n".join([head, *listed, *more, advice]), bad_rows, len(bad_rows) == total)
 
 
 def _shown(value: str | None) -> str:

@@ -69,6 +69,36 @@ def test_semicolons_quotes_crlf_blank_lines_and_a_byte_order_mark_are_understood
     assert data.catalog.items.ids.tolist() == ["x", 'y"z']
 
 
+def test_excel_says_its_delimiter_in_a_line_before_the_header(tmp_path):
+    path = text(tmp_path / "e.csv", "sep=;\r\nuser_id;item_id;timestamp;a, b, c\r\nu;x;1600000000;1\r\n;y;1600000000;2\r\nu;z\r\n")
+    assert [(line, column) for line, column, _, _ in bad_rows(path)] == [(4, "user_id"), (5, "(line)")]
+    assert "e.csv:2: want columns separated by '|'" in complaint(text(path, "sep=|\nuser_id;item_id\nu;x\n"))
+
+
+def test_delimiters_inside_quotes_are_not_counted(tmp_path):
+    data = read(text(tmp_path / "e.csv", 'user_id;item_id;timestamp;"a, b, c, d, e"\nu;x;1600000000;1\n'))
+    assert data.report.rows_kept == 1
+
+
+def test_a_delimiter_at_the_end_of_each_line_is_no_column(tmp_path):
+    closed = text(tmp_path / "e.csv", "user_id,item_id,timestamp,\nu,x,1600000000,\nu,y,1600000001,\nu,z\n")
+    items = text(tmp_path / "i.csv", "item_id;title;\nx;X;\ny;Y;\n")
+    data = read(closed, items, on_bad_rows="drop")
+    assert data.catalog.table.column_names == ["item_id", "title"]
+    assert [(row["line"], row["column"]) for row in data.report.bad_rows.to_pylist()] == [(4, "(line)")]
+    assert ":1: want a name for each column, got none for the last one, which holds values such as 'X1'" in complaint(
+        closed, text(items, "item_id;title;\nx;X;\ny;Y;X1\n"))
+
+
+def test_decimal_commas_of_ratings_are_numbers(tmp_path):
+    rows = "user_id;item_id;timestamp;rating\nu;x;1600000000;4,5\nu;y;1600000001;3\n"
+    data = read(text(tmp_path / "e.csv", rows))
+    assert data.interactions.value.tolist() == [4.5, 3.0]
+    assert any("column 'rating': decimal commas are read as numbers" in note for note in data.report.notes)
+    assert bad_rows(text(tmp_path / "e.csv", rows + "v;x;1600000000;?\n")) == [(4, "rating", "?", "not a finite number")]
+    assert "not a finite number" in complaint(text(tmp_path / "e.csv", rows + "v;x;1600000000;1,234\n"))
+
+
 def test_recbole_files_lose_their_types_and_split_their_sequences(tmp_path):
     text(tmp_path / "toy.inter",
          "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\tx\t4.0\t1600000000.0\nu\ty\t5\t1600000001\n")

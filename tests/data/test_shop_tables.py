@@ -55,7 +55,8 @@ def test_words_for_nothing_are_missing_whatever_the_column_holds(tmp_path: Path)
 
 def test_dates_are_no_text_and_conditions_know_them(tmp_path: Path):
     data = shop(tmp_path, "item_id,title,released,seen,code\n00001,pan,2019-12-31,2024-01-31T10:00:00+02:00,2019-12-31x\n"
-                          "00002,pot,2020-01-01,2024-01-31,2020-01-01\n00003,lid,NULL,2024-01-31 09:30,2020-02-02\n00004,cup,2021-06-01,,\n")
+                          "00002,pot,2020-01-01,2024-01-31,2020-01-01\n"
+                          "00003,lid,NULL,2024-01-31 09:30,2020-02-02\n00004,cup,2021-06-01,,\n")
     assert [str(data.catalog.table.schema.field(name).type) for name in ("released", "seen", "code")] == [
         "date32[day]", "timestamp[us]", "string"]
     assert data.catalog.table["seen"].to_pylist()[0] == datetime(2024, 1, 31, 8)
