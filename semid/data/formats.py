@@ -220,7 +220,8 @@ def _open_csv(connection: duckdb.DuckDBPyConnection, path: Path, kind: str, what
         raise DataError(f"{path}:{header}: the header is not UTF-8 text; save the file as UTF-8") from None
     if not line.strip():
         raise DataError(f"{path}:{header}: the first line is empty; want the names of the columns there")
-    delimiter = says[1].decode("latin-1") if says else max(DELIMITERS, key=lambda mark: len(_cells(line, mark, '"'))) if kind == "csv" else "\t"
+    guessed = max(DELIMITERS, key=lambda mark: len(_cells(line, mark, '"'))) if kind == "csv" else "\t"
+    delimiter = says[1].decode("latin-1") if says else guessed
     quote = "" if kind == "recbole" else '"'
     names = [name.strip().strip(quote or None).replace('""', '"') for name in _cells(line, delimiter, quote)]
     if len(names) == 1 and what == "events":

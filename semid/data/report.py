@@ -134,7 +134,8 @@ def fail_on(bad_rows: pa.Table, total: int, advice: str = DROP) -> None:
     if any("unicode" in row["reason"].lower() for row in bad_rows.slice(0, SHOWN).to_pylist()):
         advice = f"save the file as UTF-8: it seems to be in another encoding, such as Windows-1252; otherwise {advice}"
     more = [f"  ... and {total - len(listed):,} more"] if total > len(listed) else []
-    raise BadRows("\n".join([f"{total:,} bad {'row' if total == 1 else 'rows'}:", *listed, *more, advice]), bad_rows, len(bad_rows) == total)
+    head = f"{total:,} bad {'row' if total == 1 else 'rows'}:"
+    raise BadRows("\n".join([head, *listed, *more, advice]), bad_rows, len(bad_rows) == total)
 
 
 def _shown(value: str | None) -> str:
