@@ -446,9 +446,12 @@ def _lines(path: str) -> list[str]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Make a run folder and keep others from training into it. The lock ends with the process, however that ends."""
-    import fcntl
-
+    """Make a run folder and keep others from training into it. The lock ends with the process, however that ends; Windows and some
+    disks of a network have none."""
+    try:
+        import fcntl
+    except ImportError:
+        fcntl = None
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -457,13 +460,14 @@ def _alone(folder: Path) -> Iterator[None]:
         raise RunError(f"{folder}: cannot write the run folder: {error.strerror or error}; choose another --out") from None
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ConfigError(f"{folder}: process {file.read()} is training into it; wait until it has ended and repeat the command, or "
                               "choose another --out") from None
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be locked ({error.strerror or error}); choose an --out on another disk") from None
+        except OSError:
+            pass
         try:
             file.truncate(0)
             print(os.getpid(), end="", file=file, flush=True)
