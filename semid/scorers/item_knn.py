@@ -145,7 +145,7 @@ def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, sh
     matrix = torch.sparse_coo_tensor(torch.from_numpy(np.stack([row, column])), value, (n, n), check_invariants=False).coalesce()
     dim = min(dim, n)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, which nothing sets back
         u, s, _ = torch.svd_lowrank(matrix, q=min(n, dim + 32), niter=6)
     vectors = (u * s.sqrt())[:, :dim]
     flip = torch.where(vectors[vectors.abs().argmax(0), torch.arange(dim)] < 0, -1.0, 1.0)  # the SVD's signs are arbitrary
