@@ -202,3 +202,13 @@ def test_what_cannot_work_is_refused_before_anything_is_trained():
     with pytest.raises(ConfigError, match=r"alignment.group: want at least 2 and fewer than the 64 items"):
         train("tiger", walk(users=60), settings=settings, log=Log(view=records.append))
     assert records == []
+
+
+@pytest.mark.parametrize(("recipe", "generator"), [("cost", "tiger"), ("p5", "two_level")])
+def test_what_cannot_work_is_refused_before_a_recipe_trains_another_one_s_generator(recipe, generator):
+    records = []
+    settings = dataclasses.asdict(find_recipe(recipe)[0].smoke()) | ({"index": "random"} if recipe == "p5" else {})
+    settings |= {f"{generator}.alignment.method": "grpo", f"{generator}.alignment.group": 64}
+    with pytest.raises(ConfigError, match=r"alignment.group: want at least 2 and fewer than the 64 items"):
+        train(recipe, walk(users=60), settings=settings, log=Log(view=records.append))
+    assert not any(record["stage"] == "generator" for record in records)

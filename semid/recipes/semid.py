@@ -219,6 +219,7 @@ def views_of_codes(views: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str
 def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[str, ...], data: Split, job: Job,
              temperature: float = 1.0) -> CodeRecommender:
     """Train the two-level generator on given codes and the catalogue's `views`; what the tokenizer's settings say is not read."""
+    check(config.alignment, data)
     content = content_of(catalog, views) if config.has_content else None
     start = None
     if config.has_item_ids:
