@@ -331,7 +331,7 @@ def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Ten
     for place, name in enumerate(views):
         vectors = unit(catalog.view(name))
         rank = min(share, *vectors.shape)
-        _, _, axes = np.linalg.svd(np.cov(vectors, rowvar=False), hermitian=True)
+        _, _, axes = np.linalg.svd(np.atleast_2d(np.cov(vectors, rowvar=False)), hermitian=True)
         parts = (vectors - vectors.mean(0)) @ axes[:rank].T
         start[:, place * share : place * share + rank] = 0.05 * parts / max(float(parts.std()), 1e-9)
     return torch.from_numpy(start)
