@@ -1,7 +1,8 @@
 """Post-training of a generator that was trained on what users took: DPO or GRPO on its own beams, kept only if it pays.
 
 A stage of recipes with codes. The validation cases are halved: one half picks among looks during alignment, the other decides on
-the promotion, so that the decision isn't the one that the looks were chosen by.
+the promotion, so that the decision isn't the one that the looks were chosen by. The collaborative reward is tuned on the first half too.
+The weights from before alignment were chosen on both halves, which makes the deciding half a little kinder to them than to the new ones.
 Axes: B cases or rows, G items of a group, N items.
 """
 
@@ -104,8 +105,8 @@ def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job
     check(config, data)
     torch.manual_seed(job.seed)  # the same draws, whether the generator was trained just now or read from a run
     generator = recommender.generator
-    batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors, targets)
     with judged(recommender, data, job) as looks:
+        batches = _batches(recommender, config, looks, job, resolve_seen("auto", data.train), vectors, targets)
         for turn in range(config.rounds):
             reference = frozen(generator)
             if config.method == "grpo":

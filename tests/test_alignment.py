@@ -19,7 +19,7 @@ from semid.data.batch import SequenceBatches
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
-from semid.recipes import tiger
+from semid.recipes import item_knn, tiger
 from semid.recommenders import CodeRecommender
 from semid.reporting import report_of_run
 from semid.run import find_recipe, load, train
@@ -94,6 +94,14 @@ def test_promotion_follows_the_paired_interval():
     assert noisy.low < 0 < noisy.high
     assert not noisy.is_promoted
     assert not decide(before, before - 0.01).is_promoted
+
+
+def test_the_collaborative_reward_doesn_t_know_the_cases_that_decide(monkeypatch):
+    world, tuned_on = walk(), []
+    tune = item_knn.tune
+    monkeypatch.setattr(item_knn, "tune", lambda config, data, seen: tuned_on.append(data.valid) or tune(item_knn.smoke(), data, seen))
+    align(half_trained(), replace(SHORT, method="grpo", rewards=("collaborative",), steps=1, look_every=1), world, Job())
+    assert [valid.user.tolist() for valid in tuned_on] == [world.valid.user[::2].tolist()]
 
 
 def test_a_new_round_starts_from_a_new_reference():
