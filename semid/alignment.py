@@ -54,7 +54,8 @@ class Alignment:
     best against worst beam by reward (OneRec); grpo, groups of `group` beams by reward (ReRe, MiniOneRec).
 
     rewards: added up, see `training.rollouts`; collaborative is what item-kNN says of an item (MiniOneRec and ReRe: a SASRec). beta: of
-    the loss; None takes .1 for pairs, .001 for groups. supervised: keep the cross-entropy of the codes in the sum of a loss over pairs.
+    the loss; None takes .1 for pairs, .001 for groups. supervised: keep the cross-entropy of the codes in the sum of a loss over pairs,
+    plain: without a recipe's smoothing or temperature.
     adds_target: to groups that miss it. rounds: how often the reference is set to the policy of then; steps and the learning-rate
     schedule are those of a round. is_sampled: groups are draws from the policy, with repetitions, and not its best beams: plain GRPO.
     """

@@ -20,8 +20,9 @@ from semid.types import SemanticIds
 
 
 class Relational(EncoderDecoder):
-    """item float32 [N, D], user float32 [U, F]: vectors of a graph encoder, frozen; strangers get the mean of `user`. The order of a history
-    means nothing, and the user's vector only says how much relations count. is_relational: false = ordinary attention without positions."""
+    """item float32 [N, D], user float32 [U, F]: vectors of a graph encoder, frozen; a stranger gets the mean of `user`. The order of a
+    history means nothing, and the user's vector only says how much relations count. is_relational: false = ordinary attention without
+    positions."""
 
     item: Tensor
     user: Tensor
