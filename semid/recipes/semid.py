@@ -372,15 +372,16 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
-    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code; HSTU takes none."""
-    if config.temporal == "hstu":
-        return None
+    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code."""
     tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer]
     return newcomers_of(tokenizer.load(folder / "tokenizer.safetensors"), config, catalog, folder)
 
 
 def newcomers_of(tokenizer: Tokenizer, config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
-    """The same for any tokenizer of the same views; None where the generator reads no content, and so kept none."""
+    """The same for any tokenizer of the same views; None with HSTU, which takes no new items, and where the generator reads no content, and
+    so kept none."""
+    if config.temporal == "hstu":
+        return None
     if (kept := load_tensors(folder / "generator.safetensors").get("input.content")) is None:
         return None
     content = kept.numpy()
