@@ -1,7 +1,8 @@
 """Post-training of a generator that was trained on what users took: DPO or GRPO on its own beams, kept only if it pays.
 
 A stage of recipes with codes. The validation cases are halved: one half picks among looks during alignment, the other decides on
-the promotion, so that the decision isn't the one that the looks were chosen by.
+the promotion, so that the decision isn't the one that the looks were chosen by. The collaborative reward is tuned on the first half too.
+The weights from before alignment were chosen on both halves, which makes the deciding half a little kinder to them than to the new ones.
 Axes: B cases or rows, G items of a group, N items.
 """
 
@@ -53,7 +54,8 @@ class Alignment:
     best against worst beam by reward (OneRec); grpo, groups of `group` beams by reward (ReRe, MiniOneRec).
 
     rewards: added up, see `training.rollouts`; collaborative is what item-kNN says of an item (MiniOneRec and ReRe: a SASRec). beta: of
-    the loss; None takes .1 for pairs, .001 for groups. supervised: keep the cross-entropy of the codes in the sum of a loss over pairs.
+    the loss; None takes .1 for pairs, .001 for groups. supervised: keep the cross-entropy of the codes in the sum of a loss over pairs,
+    plain: without a recipe's smoothing or temperature.
     adds_target: to groups that miss it. rounds: how often the reference is set to the policy of then; steps and the learning-rate
     schedule are those of a round. is_sampled: groups are draws from the policy, with repetitions, and not its best beams: plain GRPO.
     """
@@ -104,8 +106,8 @@ def align(recommender: CodeRecommender, config: Alignment, data: Split, job: Job
     check(config, data)
     torch.manual_seed(job.seed)  # the same draws, whether the generator was trained just now or read from a run
     generator = recommender.generator
-    batches = _batches(recommender, config, data, job, resolve_seen("auto", data.train), vectors, targets)
     with judged(recommender, data, job) as looks:
+        batches = _batches(recommender, config, looks, job, resolve_seen("auto", data.train), vectors, targets)
         for turn in range(config.rounds):
             reference = frozen(generator)
             if config.method == "grpo":

@@ -10,7 +10,7 @@ from typing import Any
 from semid.errors import ConfigError, SemidError, did_you_mean
 
 COUNTS = {"batch_size", "tokens", "max_tokens", "levels", "size", "latent", "digits", "width", "heads", "beams", "sampled", "session",
-          "look_every", "max_history"}
+          "look_every", "max_history", "negatives", "accumulate"}
 """Settings that mean nothing below one, in whatever recipe."""
 
 

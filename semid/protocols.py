@@ -30,8 +30,8 @@ class Scorer(Protocol):
     """Histories to a score for every item."""
 
     def score(self, batch: Batch) -> Tensor:
-        """Return float32 [B, N]; higher is better. Only `item`, `time`, `length` of the batch are read, and `user` by those who know
-        users (-1: a stranger)."""
+        """Return float32 [B, N]; higher is better. Only `item`, `time`, `length` of the batch are read, `user` by those who know users
+        (-1: a stranger), and `request` by those who know the time they are asked at."""
         ...
 
 

@@ -19,7 +19,7 @@ from semid.data.batch import SequenceBatches
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
-from semid.recipes import tiger
+from semid.recipes import item_knn, tiger
 from semid.recommenders import CodeRecommender
 from semid.reporting import report_of_run
 from semid.run import find_recipe, load, train
@@ -94,6 +94,14 @@ def test_promotion_follows_the_paired_interval():
     assert noisy.low < 0 < noisy.high
     assert not noisy.is_promoted
     assert not decide(before, before - 0.01).is_promoted
+
+
+def test_the_collaborative_reward_doesn_t_know_the_cases_that_decide(monkeypatch):
+    world, tuned_on = walk(), []
+    tune = item_knn.tune
+    monkeypatch.setattr(item_knn, "tune", lambda config, data, seen: tuned_on.append(data.valid) or tune(item_knn.smoke(), data, seen))
+    align(half_trained(), replace(SHORT, method="grpo", rewards=("collaborative",), steps=1, look_every=1), world, Job())
+    assert [valid.user.tolist() for valid in tuned_on] == [world.valid.user[::2].tolist()]
 
 
 def test_a_new_round_starts_from_a_new_reference():
@@ -202,3 +210,13 @@ def test_what_cannot_work_is_refused_before_anything_is_trained():
     with pytest.raises(ConfigError, match=r"alignment.group: want at least 2 and fewer than the 64 items"):
         train("tiger", walk(users=60), settings=settings, log=Log(view=records.append))
     assert records == []
+
+
+@pytest.mark.parametrize(("recipe", "generator"), [("cost", "tiger"), ("p5", "two_level")])
+def test_what_cannot_work_is_refused_before_a_recipe_trains_another_one_s_generator(recipe, generator):
+    records = []
+    settings = dataclasses.asdict(find_recipe(recipe)[0].smoke()) | ({"index": "random"} if recipe == "p5" else {})
+    settings |= {f"{generator}.alignment.method": "grpo", f"{generator}.alignment.group": 64}
+    with pytest.raises(ConfigError, match=r"alignment.group: want at least 2 and fewer than the 64 items"):
+        train(recipe, walk(users=60), settings=settings, log=Log(view=records.append))
+    assert not any(record["stage"] == "generator" for record in records)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from semid.newcomers import NEAREST, Newcomers
-from semid.recipes import semid
+from semid.recipes import cost, semid
 from semid.run import find_recipe, train
 from semid.tokenizers.collisions import nearest_free_code
 from semid.tokenizers.residual_kmeans import ResidualKMeans
@@ -62,6 +62,13 @@ def test_a_generator_without_content_takes_no_new_items(tmp_path: Path):
     settings = dataclasses.asdict(dataclasses.replace(semid.smoke(), text="auto", epochs=1, has_content=False))
     run = train("semid", walk(users=60), out=tmp_path / "run", settings=settings)
     assert semid.newcomers(run.config, run.catalog, run.folder) is None
+
+
+def test_hstu_takes_no_new_items_under_codes_of_another_recipe_either(tmp_path: Path):
+    two_level = dataclasses.replace(semid.smoke(), text="auto", epochs=1, cf_dim=8, temporal="hstu")
+    settings = dataclasses.asdict(dataclasses.replace(cost.smoke(), is_two_level=True, two_level=two_level))
+    run = train("cost", walk(users=60), out=tmp_path / "run", settings=settings)
+    assert cost.newcomers(run.config, run.catalog, run.folder) is None
 
 
 def test_expected_behaviour_is_the_weighted_mean_of_the_nearest_by_text():

@@ -51,6 +51,5 @@ class TaskBatches:
         batch = _gather(self.events, begin, end, request=self.events.time[end])
         target = np.where(row < 0, -1 - row, self.events.item[end]).astype(np.int64)
         batch.target[torch.arange(len(row)), (batch.length - 1).clamp_min(0)] = torch.from_numpy(target)
-        batch.user[torch.from_numpy(row < 0)] = -1
         batch.extra["task"] = torch.from_numpy(task.astype(np.int64))
         return batch

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semid.errors import ConfigError
 from semid.generators.vocabulary import CodeWriter, Vocabulary
 from semid.nn.t5 import Decoder, Encoder, hide
 from semid.tree import CodeTree
@@ -53,6 +54,8 @@ class EncoderDecoder(CodeWriter):
                  decoder_layers: int = 4, feedforward: int = 1024, feedforward_layers: int = 1, dropout: float = 0.1,
                  user_tokens: int = 0, separator: bool = False, is_tied: bool = False, causal: bool = False):
         super().__init__()
+        if decoder_layers < 1:
+            raise ConfigError(f"setting layers: want at least 1 in the decoder, got {decoder_layers}")
         self.vocabulary = Vocabulary(ids)
         self.user_tokens, self.separator, self.causal = user_tokens, separator, causal
         self.bos = self.vocabulary.pad + 1

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semid.errors import ConfigError
 from semid.generators import compiled
 from semid.nn.dropout import Dropout
 from semid.nn.hstu import next_times
@@ -74,6 +75,8 @@ class HistoryReader(nn.Module):
                  start: Tensor | None, content: Tensor | None, temporal: nn.Module | None, has_time_gaps: bool,
                  has_request_gap: bool = False):
         super().__init__()
+        if temporal is None and layers < 1:
+            raise ConfigError(f"setting layers: want at least 1, got {layers}")
         self.sizes = ids.sizes
         self._arrays: Weights | None = None
         self.input = ItemInput(ids, width, start=start, content=content)

@@ -101,7 +101,7 @@ class LanguageModel(CodeWriter):
         target, tasks = batch.target.amax(1), self._tasks(batch)
         responses = [self._response(task, item, codes) for task, item, codes in
                      zip(tasks.tolist(), target.tolist(), self._tokens(target).tolist(), strict=True)]
-        prompts = self._prompts(batch.item, target, tasks, [len(response) for response in responses])
+        prompts = self._prompts(batch.item, target, tasks)
         tokens = self._padded([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
         labels = self._padded(responses)
         labels = F.pad(labels, (tokens.shape[1] - labels.shape[1], 0), value=-1)[:, 1:]  # what follows each column
@@ -134,16 +134,17 @@ class LanguageModel(CodeWriter):
             state = LanguageState(ready, cache, visible, state.position + 1, state.level + 1)
         return self.vocabulary.level_scores(state.ready, self._heads(), state.level), state
 
-    def _prompts(self, item: Tensor, target: Tensor, tasks: Tensor, room: Sequence[int] | None = None) -> list[list[int]]:
-        """item [B, S], target [B] (what tasks about one item are about), tasks [B]; room: for the response of each row, None = that of
-        codes. Returns B lists of tokens."""
+    def _prompts(self, item: Tensor, target: Tensor, tasks: Tensor) -> list[list[int]]:
+        """item [B, S], target [B] (what tasks about one item are about), tasks [B]. Returns B lists of tokens, with room for the longest
+        response of the task: room for the true one would tell its length."""
         items = torch.cat([item, target[:, None]], dim=1)  # [B, S + 1]
         rows = zip(tasks.tolist(), items.tolist(), self._tokens(items).tolist(), strict=True)
         found = []
-        for row, (task, items, codes) in enumerate(rows):
+        for task, items, codes in rows:
             places = range(len(items) - 1) if self.prompts.tasks[task].is_history else [len(items) - 1]
             shown = [self._shown(task, items[place], codes[place]) for place in places if items[place] >= 0]
-            found.append(self.prompts.prompt(task, shown, self.vocabulary.levels + 1 if room is None else room[row]))
+            longest = self.prompts.longest_title if self.prompts.tasks[task].writes == "title" else self.vocabulary.levels
+            found.append(self.prompts.prompt(task, shown, longest + 1))
         return found
 
     def _shown(self, task: int, item: int, codes: list[int]) -> Sequence[int]:

@@ -1,7 +1,8 @@
 """What a language model is asked and what it shall answer, in tokens: an instruction, a user's input, a response.
 
 Pieces of text are tokenised apart and joined as tokens, so that a prompt is the same in training, in rollouts and in use, and where its
-response begins needs no search. The oldest items of a history are left out where a prompt would be too long.
+response begins needs no search. The oldest items of a history are left out where a prompt would be too long with the longest response of
+its task: what is shown doesn't depend on the answer.
 
 Source: the alignment tasks of MiniOneRec, arXiv 2510.24431, which are LC-Rec's (arXiv 2311.09049).
 Axes: N items.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from semid.errors import ConfigError
@@ -80,6 +82,11 @@ class Prompts:
         start = [token for token in tokenizer("").input_ids if token == tokenizer.bos_token_id]
         before = tuple((*start, *tokens_of(tokenizer, BEFORE.format(task.instruction))) for task in tasks)
         return cls(tasks, before, tokens_of(tokenizer, ", "), after, tokenizer.eos_token_id, limit, titles)
+
+    @cached_property
+    def longest_title(self) -> int:
+        """Tokens of the longest title; 0 where there is none."""
+        return max(map(len, self.titles), default=0)
 
     def prompt(self, task: int, shown: Sequence[Sequence[int]], room: int) -> list[int]:
         """Return the tokens of a prompt over items in tokens, oldest first, that leaves `room` for its response."""

@@ -1,7 +1,8 @@
 """A generator that reads a history as a set of item vectors, with attention to how they relate; TIGER's decoder writes the codes.
 
 Source: MMGRec, arXiv 2404.16555. Deviations: (1) the decoder is T5's (positions as a bias, pre-norm), each level has its own codes and
-head, and there is no end token, as in `EncoderDecoder`; (2) a user who wasn't in training is conditioned on as the mean user.
+head, and there is no end token, as in `EncoderDecoder`; (2) a user without training events is conditioned on as the mean of those
+with some.
 Axes: B rows, S history positions, N items, U users, D width.
 """
 
@@ -19,8 +20,9 @@ from semid.types import SemanticIds
 
 
 class Relational(EncoderDecoder):
-    """item float32 [N, D], user float32 [U, F]: vectors of a graph encoder, frozen. The order of a history means nothing, and the user's
-    vector only says how much relations count. is_relational: false = ordinary attention without positions."""
+    """item float32 [N, D], user float32 [U, F]: vectors of a graph encoder, frozen; a stranger gets the mean of `user`. The order of a
+    history means nothing, and the user's vector only says how much relations count. is_relational: false = ordinary attention without
+    positions."""
 
     item: Tensor
     user: Tensor

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from semid.errors import ConfigError
+
 
 def drop(x: Tensor, rate: float) -> Tensor:
     """Zero each element with probability `rate` (rounded to 1/256) and rescale the rest so that the mean stays.
@@ -32,7 +34,7 @@ class Dropout(nn.Module):
     def __init__(self, rate: float):
         super().__init__()
         if not 0 <= rate < 1 - 1 / 512:
-            raise ValueError(f"dropout: want a rate in [0, .998], got {rate}")
+            raise ConfigError(f"dropout: want a rate in [0, .998], got {rate}")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

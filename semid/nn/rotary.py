@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semid.errors import ConfigError
 from semid.nn.dropout import Dropout
 from semid.nn.linear import Linear
 
@@ -53,7 +54,7 @@ class RotaryBlock(nn.Module):
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float):
         super().__init__()
         if width % (2 * heads):
-            raise ValueError(f"attention: want a width that is a multiple of 2 x {heads} heads, got {width}")
+            raise ConfigError(f"attention: want a width that is a multiple of 2 x {heads} heads, got {width}")
         self.heads, self.head_width = heads, width // heads
         self.norm, self.feed_norm = nn.RMSNorm(width, EPS), nn.RMSNorm(width, EPS)
         self.qkv = Linear(width, 3 * width, bias=False)

@@ -20,7 +20,7 @@ class NextCodes:
     temperature: logits are divided by it. LETTER's ranking-guided loss (arXiv 2405.07314) is temperature < 1: harder
     negatives weigh more.
     The model needs `codes` integer [N, L] beside `logits`. A logit of -inf is a code that cannot be: `TwoLevel` gives it to all that
-    don't exist below the true prefix, so p is normalised as constrained decoding sees it.
+    don't exist below the true prefix, so at temperature 1 p is normalised as constrained decoding sees it.
     """
 
     smoothing: float = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from semid.errors import ConfigError
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.ease import EASE
 from semid.training.job import Job
@@ -24,6 +25,10 @@ class Config:
     """regularisation: candidates for lambda, chosen on validation."""
 
     regularisation: tuple[float, ...] = (100.0, 400.0, 1600.0)
+
+    def __post_init__(self):
+        if not self.regularisation:
+            raise ConfigError(f"setting regularisation: want one candidate at least, got none; default: {Config.regularisation}")
 
 
 def smoke() -> Config:

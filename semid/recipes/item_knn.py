@@ -49,6 +49,9 @@ class Config:
 
     def __post_init__(self):
         check_days(self.days)
+        for name in ("decay", "backward", "norm"):
+            if not getattr(self, name):
+                raise ConfigError(f"setting {name}: want one candidate at least, got none; default: {getattr(Config, name)}")
         if not self.recent or not all(0 <= power <= 10 for power in self.recent):
             raise ConfigError(f"setting recent: want powers in [0, 10], got {self.recent}")
         if self.days != Config.days and not any(self.recent):

@@ -113,7 +113,10 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
 
 
 def fused(config: Config, data: Split, job: Job) -> tuple[Tensor, Tensor]:
-    """Train the graph's network by BPR on the training rows; return float32 vectors of users [U, width] and items [N, width]."""
+    """Train the graph's network by BPR on the training rows; return float32 vectors of users [U, width] and items [N, width].
+
+    Users without training events, of whom nothing was learnt, get the mean of the others.
+    """
     catalog = with_text_view(data.catalog, config.text, log=job.log, device=job.device)
     found = tuple(name for name in config.modalities if name in catalog.views)
     if not found:
@@ -131,7 +134,8 @@ def fused(config: Config, data: Split, job: Job) -> tuple[Tensor, Tensor]:
         checkpoint=job.checkpoint("graph"), resume=job.resume, log=job.log, stage="graph")
     with torch.no_grad():
         user, item = network.vectors()
-    return user.cpu(), item.cpu()
+    is_trained = network.graph.degree[: len(user), None] > 0
+    return torch.where(is_trained, user, user[is_trained[:, 0]].mean(0)).cpu(), item.cpu()
 
 
 def coder(config: Config, data: Split, job: Job) -> Coder:

@@ -4,7 +4,7 @@ Source: "Reinforced Preference Optimization for Recommendation", 2025, arXiv 251
 stages and defaults, for any causal model of transformers by name or folder; the defaults want a GPU, `rere:small` (a small random
 network, without rewards) none. `rere:sft` stops before rewards (BIGRec), `rere:no_rank` rewards hits alone, `rere:adds_target` puts the
 target into groups that miss it, `rere:sampled` draws groups from the policy (plain GRPO), `rere:dpo` and `rere:sdpo` learn from pairs
-instead; `rere:scratch` starts from a small random network and keeps the rest, `rere:lora` trains adapters. With semantic ids in the place
+alone; `rere:scratch` starts from a small random network and keeps the rest, `rere:lora` trains adapters. With semantic ids in the place
 of titles it is `minionerec:no_alignment`.
 Deviations: (1) a title ends with the end-of-text token (the paper: a quote and a line break before it); (2) the negatives of the pairs are
 the model's own beams; (3) the best look at validation is kept; (4) the reference is set anew only with alignment.rounds;
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from semid import fine_tuning
-from semid.alignment import Alignment, align, check
+from semid.alignment import SDPO, Alignment, align, check
 from semid.coding import made_once
 from semid.data.tasks import TaskBatches
 from semid.encoders.content import with_text_view
@@ -43,8 +43,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "adds_target": {"alignment.adds_target": True},
     "collaborative": {"alignment.rewards": ("rule", "rank", "collaborative")},
     "semantic": {"alignment.rewards": ("semantic",)},
-    "dpo": {"alignment.method": "dpo"},
-    "sdpo": {"alignment.method": "dpo", "alignment.negatives": 15},
+    "dpo": {"alignment.method": "dpo", "alignment.supervised": False},
+    "sdpo": {**SDPO},
     "scratch": {"tuning.model": "new"},
     "lora": {"tuning.trained": "lora"},
 }

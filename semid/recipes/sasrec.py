@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, object]] = {
                 "optimization": Optimization(weight_decay=0.0, learning_rate=1e-3, warmup=0, schedule="constant")},
     "bce": {"loss": "gbce", "negatives": 1, "calibration": 0.0, "offset": 0.0},
     "tied": {"offset": 0.0},
-    "untied": {"is_tied": False},
+    "untied": {"is_tied": False, "offset": 0.0},
 }
 SCALE = "dot product"
 

@@ -219,6 +219,7 @@ def views_of_codes(views: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str
 def generate(config: Config, ids: SemanticIds, catalog: Catalog, views: tuple[str, ...], data: Split, job: Job,
              temperature: float = 1.0) -> CodeRecommender:
     """Train the two-level generator on given codes and the catalogue's `views`; what the tokenizer's settings say is not read."""
+    check(config.alignment, data)
     content = content_of(catalog, views) if config.has_content else None
     start = None
     if config.has_item_ids:
@@ -330,7 +331,7 @@ def initial_vectors(catalog: Catalog, views: tuple[str, ...], width: int) -> Ten
     for place, name in enumerate(views):
         vectors = unit(catalog.view(name))
         rank = min(share, *vectors.shape)
-        _, _, axes = np.linalg.svd(np.cov(vectors, rowvar=False), hermitian=True)
+        _, _, axes = np.linalg.svd(np.atleast_2d(np.cov(vectors, rowvar=False)), hermitian=True)
         parts = (vectors - vectors.mean(0)) @ axes[:rank].T
         start[:, place * share : place * share + rank] = 0.05 * parts / max(float(parts.std()), 1e-9)
     return torch.from_numpy(start)
@@ -371,15 +372,16 @@ def choose_weights(first: CodeRecommender, voices: dict[str, ItemRecommender], d
 
 
 def newcomers(config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
-    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code; HSTU takes none."""
-    if config.temporal == "hstu":
-        return None
+    """New items: the same text vectors, the behaviour of their neighbours, and the nearest free code."""
     tokenizer = {"rkmeans": ResidualKMeans, "rqvae": RQVAE, "product": Product}[config.tokenizer]
     return newcomers_of(tokenizer.load(folder / "tokenizer.safetensors"), config, catalog, folder)
 
 
 def newcomers_of(tokenizer: Tokenizer, config: Config, catalog: Catalog, folder: Path) -> Newcomers | None:
-    """The same for any tokenizer of the same views; None where the generator reads no content, and so kept none."""
+    """The same for any tokenizer of the same views; None with HSTU, which takes no new items, and where the generator reads no content, and
+    so kept none."""
+    if config.temporal == "hstu":
+        return None
     if (kept := load_tensors(folder / "generator.safetensors").get("input.content")) is None:
         return None
     content = kept.numpy()

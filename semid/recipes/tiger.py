@@ -99,6 +99,7 @@ def coder(config: Config, data: Split, job: Job) -> Coder:
 def generate(config: Config, ids: SemanticIds, data: Split, job: Job, temperature: float = 1.0, *,
              generator: EncoderDecoder | None = None) -> CodeRecommender:
     """Train the encoder-decoder, or another `generator` of its kind, on given codes; what the tokenizer's settings say is not read."""
+    check(config.alignment, data)
     if config.is_causal:
         batches = SequenceBatches(data.train, max_length=config.max_history, tokens=config.tokens, seed=job.seed)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semid.nn.counting import Weighted, summed
 from semid.nn.loop import loop
 from semid.scorers.popularity import RecentPopularity
 from semid.types import Batch, Interactions
@@ -104,15 +105,14 @@ def following(train: Interactions, *, window: int) -> Pairs:
     """Return each pair (i, then j) once, with the sum of distance**-0.5; an item with itself is left out."""
     n = np.int64(len(train.items))
     item = train.item.astype(np.int64)
-    keys, weights = np.empty(0, np.int64), np.empty(0)
-    last = min(window, int(np.diff(train.offsets).max(initial=0)) - 1)
-    for distance in range(1, last + 1):
+
+    def at(distance: int) -> Weighted:
         first, second = item[:-distance], item[distance:]
         real = (train.user[distance:] == train.user[:-distance]) & (first != second)
-        keys = np.concatenate([keys, (first * n + second)[real]])
-        weights = np.concatenate([weights, np.full(int(real.sum()), distance**-0.5)])
-        if len(keys) > 50_000_000 or distance == last:  # merge now and then: bounded memory
-            keys, weights = _merged(keys, weights)
+        return (first * n + second)[real], np.full(int(real.sum()), distance**-0.5)
+
+    last = min(window, int(np.diff(train.offsets).max(initial=0)) - 1)
+    keys, weights = summed(at(distance) for distance in range(1, last + 1))
     return keys // n, keys % n, weights
 
 
@@ -120,15 +120,9 @@ def both_ways(pairs: Pairs, num_items: int, backward: float) -> Pairs:
     """Add the reverse of every pair with `backward` times its weight. Each pair once, sorted, weights > 0."""
     row, column, weight = pairs
     n = np.int64(num_items)
-    keys, weights = _merged(np.concatenate([row * n + column, column * n + row]), np.concatenate([weight, backward * weight]))
+    keys, weights = summed([(row * n + column, weight), (column * n + row, backward * weight)])
     keep = weights > 0
     return keys[keep] // n, keys[keep] % n, weights[keep]
-
-
-def _merged(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct keys, rising, and the sums of their weights."""
-    keys, slot = np.unique(keys, return_inverse=True)
-    return keys, np.bincount(slot, weights, minlength=len(keys))
 
 
 def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, shrink: float = 10.0, norm: float = 0.5,
@@ -145,7 +139,7 @@ def spectral_vectors(train: Interactions, *, dim: int = 64, window: int = 60, sh
     matrix = torch.sparse_coo_tensor(torch.from_numpy(np.stack([row, column])), value, (n, n), check_invariants=False).coalesce()
     dim = min(dim, n)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too, which nothing sets back
         u, s, _ = torch.svd_lowrank(matrix, q=min(n, dim + 32), niter=6)
     vectors = (u * s.sqrt())[:, :dim]
     flip = torch.where(vectors[vectors.abs().argmax(0), torch.arange(dim)] < 0, -1.0, 1.0)  # the SVD's signs are arbitrary

@@ -32,7 +32,7 @@ class LightGCN(nn.Module):
     def user_layers(self, batch: Batch, items: list[Tensor]) -> list[Tensor]:
         """A user of whom only the history is known starts from zeros; with K = 0 that is all there is to say of him."""
         rows = self.graph.rows(batch.item)
-        return [known_rows(self.user, batch.user), *(rows @ item for item in items[:-1])]
+        return [known_rows(self.user, batch.user, self.graph), *(rows @ item for item in items[:-1])]
 
     def output(self, layers: list[Tensor]) -> Tensor:
         return torch.stack(layers).mean(0)

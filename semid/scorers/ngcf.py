@@ -54,7 +54,7 @@ class NGCF(nn.Module):
     def user_layers(self, batch: Batch, items: list[Tensor]) -> list[Tensor]:
         """A user of whom only the history is known starts from zeros."""
         rows = self.graph.rows(batch.item)
-        layers = [known_rows(self.user, batch.user)]
+        layers = [known_rows(self.user, batch.user, self.graph)]
         for block, item in zip(self.blocks, items, strict=False):
             layers.append(block(layers[-1], rows @ item))
         return layers

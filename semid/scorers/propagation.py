@@ -41,8 +41,8 @@ class GraphScorer(nn.Module):
 
     The user of a row becomes one more node of the graph: his edges are the distinct items of the history, his layers come from the same
     propagation over the layers that the items have. So users who were not in training, and those with new events, need no training. A
-    known user (`batch.user` >= 0) starts from his own layer 0 where the network learnt one; with all of his training items as history
-    he gets exactly the vector of training. Items keep what training gave them: a new event moves its user, not the item.
+    known user (`batch.user` >= 0, with training events) starts from his own layer 0 where the network learnt one; with all of his training
+    items as history he gets exactly the vector of training. Items keep what training gave them: a new event moves its user, not the item.
 
     The items' layers are computed once and kept until the model trains again.
     """
@@ -86,7 +86,9 @@ class GraphScorer(nn.Module):
         return self._kept
 
 
-def known_rows(table: Tensor, user: Tensor) -> Tensor:
-    """Return the rows [B, D] of a table [U, D] for users int64 [B]; zeros for those it doesn't know (-1)."""
-    is_known = (user >= 0) & (user < len(table))
-    return table[user.clamp(0, len(table) - 1)] * is_known[:, None]
+def known_rows(table: Tensor, user: Tensor, graph: BipartiteGraph) -> Tensor:
+    """Return the rows [B, D] of a table [U, D] for users int64 [B]; zeros for those nothing was learnt of: strangers (-1), and users of
+    the graph without edges, whose rows are as they were drawn."""
+    row = user.clamp(0, len(table) - 1)
+    is_known = (user >= 0) & (user < len(table)) & (graph.degree[row] > 0)
+    return table[row] * is_known[:, None]

@@ -23,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 
+from semid.nn.counting import Weighted, summed
 from semid.nn.spectral import spectral_clusters
 from semid.tokenizers.collisions import extra_level
 from semid.tokenizers.groups import groups
@@ -128,13 +129,14 @@ def together(train: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     count = np.int64(len(train.items))
     both = np.unique(train.user.astype(np.int64) * count + train.item)  # an item counts once a user
     user, item = both // count, both % count
-    keys = [np.empty(0, np.int64)]
-    for distance in range(1, int(np.bincount(user).max(initial=1))):
+
+    def at(distance: int) -> Weighted:
         same = user[distance:] == user[:-distance]
-        keys.append((item[:-distance] * count + item[distance:])[same])
-    key, users = np.unique(np.concatenate(keys), return_counts=True)
+        return (item[:-distance] * count + item[distance:])[same], np.ones(int(same.sum()))
+
+    key, users = summed(at(distance) for distance in range(1, int(np.bincount(user).max(initial=1))))
     row, column = key // count, key % count  # row < column: a user's items rise
-    return np.concatenate([row, column]), np.concatenate([column, row]), np.concatenate([users, users]).astype(np.float64)
+    return np.concatenate([row, column]), np.concatenate([column, row]), np.concatenate([users, users])
 
 
 def _parted(rows: np.ndarray, pairs: tuple[np.ndarray, np.ndarray, np.ndarray], count: int, clusters: int, leaf: int,

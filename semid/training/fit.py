@@ -32,7 +32,7 @@ class Optimization:
     """How weights move. learning_rate is the peak; the schedule scales it after `warmup` linear steps.
 
     schedule: cosine or linear down to `final` times the peak at the last step; inverse_sqrt (constant for `warmup` steps, then
-    sqrt(warmup / step)); constant. clip: largest gradient norm. accumulate: batches summed into one step.
+    sqrt(warmup / step)); constant. clip: largest gradient norm. accumulate: batches averaged into one step.
     precision: of matrix products, see `nn.precision.autocast`; fp32 elsewhere. weight_decay: matrices only, never gains, biases.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,15 @@ def test_target_batches_supervise_the_last_position_only():
     assert ((batch.target >= 0).sum(1) == 1).all()
     assert (batch.target[torch.arange(16), batch.length - 1] >= 0).all()
     assert batch.item.shape[1] <= 5
+
+
+def test_a_case_without_a_history_is_its_user_s():
+    world = walk(users=4)
+    next_one = world.test.history_begin[2]
+    empty = lambda column: np.where(np.arange(4) == 1, next_one, column)
+    cases = replace(world.test, history_begin=empty(world.test.history_begin), history_end=empty(world.test.history_end))
+    for rows, batch in case_batches(world, cases):
+        np.testing.assert_array_equal(batch.user, cases.user[rows])
 
 
 def test_batches_are_a_function_of_the_step():

@@ -35,6 +35,16 @@ def test_seen_items_are_never_drawn_and_draws_repeat_where_beams_do_not():
     assert distinct(beam_search(model, batch, tree, beams=16).item) == 1
 
 
+def test_rows_that_have_seen_every_item_get_none_and_the_others_their_draws():
+    model, batch = generator("causal"), one_target_each(2)
+    tree = CodeTree.build(SemanticIds(model.codes[:-1].short().numpy(), (4, 5, 6)))
+    seen = torch.arange(len(tree)).repeat(2, 1)
+    seen[1, 1:] = -1
+    drawn = sample(model, batch, tree, draws=8, seen=seen)
+    assert (drawn[0] == -1).all()
+    assert (drawn[1] > 0).all()
+
+
 def test_items_that_share_a_code_share_its_probability():
     model, batch = generator("causal"), one_target_each(2)
     codes = model.codes[:-1].short().numpy().copy()

@@ -51,10 +51,12 @@ def some_ids() -> SemanticIds:
     return SemanticIds(np.random.default_rng(0).permutation(every)[:ITEMS].astype(np.int16), SIZES)
 
 
-def language_model(folder: Path, *, writes: str = "codes", limit: int = 300) -> LanguageModel:
-    """A generator over the saved model, of codes with tokens of their own, or of titles."""
+def language_model(folder: Path, *, writes: str = "codes", limit: int = 300, is_uneven: bool = False) -> LanguageModel:
+    """A generator over the saved model, of codes with tokens of their own, or of titles. is_uneven: titles of one to three tokens."""
     backbone, tokenizer = read_backbone(str(folder))
     titles = title_tokens(tokenizer, TITLES, 20)
+    if is_uneven:
+        titles = [title[: 1 + row % 3] for row, title in enumerate(titles)]
     if writes == "titles":
         prompts = Prompts.of(NEXT_TITLE, tokenizer, limit=limit)
         ids, alphabet = title_codes(titles, prompts.end, "titles")

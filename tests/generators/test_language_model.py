@@ -209,6 +209,22 @@ def test_the_oldest_items_are_left_out_of_long_prompts(folders):
         replace(prompts, limit=40).check_room(3, 10)
 
 
+@pytest.mark.parametrize(("writes", "task"), [("codes", 1), ("titles", 0)])
+def test_prompts_in_training_are_those_in_use_and_do_not_know_the_answer_s_length(folders, writes, task, monkeypatch):
+    """The limit binds: with room for its own answer alone a prompt would show more items where the title to write is short."""
+    model, batch = language_model(folders["tied"], writes=writes, is_uneven=True), histories([list(range(10))] * 2, [0, 2])
+    batch.extra["task"] = torch.tensor([task] * 2)
+    frame, shown, whole = len(model.prompts.before[task]) + len(model.prompts.after), [], Prompts.prompt
+    monkeypatch.setattr(Prompts, "prompt", lambda *given: shown.append(whole(*given)) or shown[-1])
+    for room in range(15, 25):
+        shown.clear()
+        model.prompts = replace(model.prompts, limit=frame + room)
+        model.responses(batch)
+        model.start(batch)
+        assert len(shown) == 4
+        assert all(prompt == shown[0] for prompt in shown)
+
+
 def test_a_tokenizer_needs_no_pad_token_but_an_end(tmp_path):
     """A GPT-2 model's folder, whose tokenizer class has no default for either."""
     backbone, tokenizer = read_backbone(str(save_model(tmp_path / "padless", family="gpt2")))

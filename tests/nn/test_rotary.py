@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from semid.errors import ConfigError
 from semid.nn.rotary import RotaryBlock, RotaryTransformer, rotate, rotation
 
 
@@ -52,5 +53,10 @@ def test_extending_kept_keys_equals_reading_everything_again():
 
 
 def test_odd_head_widths_are_refused():
-    with pytest.raises(ValueError, match="multiple of 2 x 2 heads"):
+    with pytest.raises(ConfigError, match="multiple of 2 x 2 heads"):
         RotaryBlock(6, heads=2, feedforward=8, dropout=0.0)
+
+
+def test_a_dropout_that_leaves_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"want a rate in \[0, .998\], got 1.0"):
+        RotaryBlock(8, heads=2, feedforward=8, dropout=1.0)

@@ -13,6 +13,7 @@ import torch
 
 from semid import fine_tuning
 from semid.alignment import Alignment, proposals
+from semid.config import override
 from semid.errors import ConfigError, DataError
 from semid.fine_tuning import rows_have_gradient
 from semid.generators.backbone import LoRA, read_backbone
@@ -191,6 +192,12 @@ def test_families_without_fused_attention_are_told_by_that(tmp_path):
                                                   ).save_pretrained(folder)
     with pytest.raises(ConfigError, match=r"scaled dot product attention, .* is of one that it doesn't; choose a family such as Qwen"):
         read_backbone(str(folder))
+
+
+def test_the_variants_that_learn_from_pairs_have_no_other_loss():
+    for name, negatives in (("dpo", 1), ("sdpo", 15)):
+        alignment = override(rere.Config(), rere.VARIANTS[name]).alignment
+        assert (alignment.method, alignment.negatives, alignment.supervised) == ("dpo", negatives, False)
 
 
 @pytest.mark.parametrize("recipe", [minionerec, rere])

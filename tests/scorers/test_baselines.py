@@ -76,6 +76,16 @@ def test_spectral_vectors_rebuild_the_matrix_when_the_rank_allows():
     assert vectors.dtype == np.float32
 
 
+def test_spectral_vectors_leave_the_generators_of_all_devices_as_they_are(monkeypatch):
+    """`torch.manual_seed` seeds accelerators as well."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    spectral_vectors(events(), dim=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
+
+
 def test_ease_equals_the_closed_form():
     train = events()
     x = np.zeros((30, 12))

@@ -152,6 +152,15 @@ def test_a_known_user_with_all_training_items_gets_the_vector_of_training(kind):
 
 
 @pytest.mark.parametrize("kind", range(3))
+def test_a_user_without_training_events_is_a_stranger(kind):
+    network = networks()[kind]
+    network.graph = BipartiteGraph(torch.from_numpy(USER[:-1]), torch.from_numpy(ITEM[:-1]), USERS, ITEMS)  # the last user has no edge
+    history = [np.array([0, 1])] * 2
+    known, stranger = GraphScorer(network).eval().score(history_batch(history, users=np.array([USERS - 1, -1]), max_history=10))
+    torch.testing.assert_close(known, stranger)
+
+
+@pytest.mark.parametrize("kind", range(3))
 def test_the_kept_layers_follow_the_weights(kind):
     model = GraphScorer(networks()[kind]).eval()
     batch = history_batch([np.array([0, 1])], max_history=10)

@@ -75,6 +75,12 @@ def test_nothing_of_validation_and_test_is_in_the_vectors():
     assert all(torch.equal(a, b) for a, b in zip(*learnt, strict=True))
 
 
+def test_users_without_training_events_have_the_mean_of_the_others():
+    world = blocks()
+    user, _ = mmgrec.fused(replace(CONFIG, graph_epochs=1), replace(world, train=world.train.take(world.train.user > 1)), Job())
+    torch.testing.assert_close(user[:2], user[2:].mean(0).expand(2, -1))
+
+
 def test_a_catalogue_without_the_wanted_modality_is_told_so():
     with pytest.raises(DataError, match=r"want items with one of the views image, got text; give items"):
         mmgrec.fused(replace(CONFIG, modalities=("image",)), blocks(), Job())
