@@ -229,6 +229,11 @@ class SemanticIds:
     order: Literal["sequence", "set"] = "sequence"
     source: str = ""
 
+    @classmethod
+    def of(cls, codes: np.ndarray, sizes: tuple[int, ...], order: Literal["sequence", "set"] = "sequence", source: str = "") -> SemanticIds:
+        """Return codes of any integer type in the narrowest that holds them."""
+        return cls(codes.astype(np.int16 if max(sizes) <= 2**15 else np.int32), sizes, order, source)
+
     def __post_init__(self):
         _want("codes", self.codes, ("int16", "int32"), 2, "cast before building SemanticIds")
         if self.codes.shape[1] != len(self.sizes):

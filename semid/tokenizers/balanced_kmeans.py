@@ -62,8 +62,7 @@ class BalancedKMeans:
         vectors, source = composed(catalog, self.view), f"balanced residual k-means of {view_name(self.view)}"
         if _fingerprint(vectors) != self.fitted_to:
             return codebooks.assign(torch.from_numpy(vectors), self.codebooks, source=source)
-        dtype = np.int16 if self.size <= 2**15 else np.int32
-        return SemanticIds(self.dealt.numpy().astype(dtype), (self.size,) * self.levels, source=source)
+        return SemanticIds.of(self.dealt.numpy(), (self.size,) * self.levels, source=source)
 
     def distances(self, catalog: Catalog, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, K]: squared distance of each item's last residual to every last-level code."""

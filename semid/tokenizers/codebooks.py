@@ -26,8 +26,7 @@ def assign(vectors: Tensor, codebooks: Tensor, *, unit_residuals: bool = False, 
     """Return the codes of float [N, D] vectors under codebooks [L, K, D]."""
     levels, size, _ = codebooks.shape
     parts = [residual_codes(part, codebooks, unit_residuals=unit_residuals)[0] for part in vectors.split(CHUNK)]
-    dtype = np.int16 if size <= 2**15 else np.int32
-    return SemanticIds(torch.cat(parts).numpy().astype(dtype), (size,) * levels, source=source)
+    return SemanticIds.of(torch.cat(parts).numpy(), (size,) * levels, source=source)
 
 
 def last_distances(vectors: Tensor, codes: np.ndarray, codebooks: Tensor, *, unit_residuals: bool = False) -> np.ndarray:

@@ -237,8 +237,7 @@ def _append_rank(ids: SemanticIds, key: np.ndarray, name: str, *, is_unique_zero
 
 def _with_level(codes: np.ndarray, ids: SemanticIds, level: np.ndarray, name: str) -> SemanticIds:
     size = int(level.max()) + 1
-    dtype = np.int16 if max(*ids.sizes, size) <= 2**15 else np.int32
-    return SemanticIds(np.column_stack([codes, level]).astype(dtype), (*ids.sizes, size), ids.order, _sourced(ids, name))
+    return SemanticIds.of(np.column_stack([codes, level]), (*ids.sizes, size), ids.order, _sourced(ids, name))
 
 
 def _deal_prefixes(ids: SemanticIds, distances: np.ndarray, popularity: np.ndarray,

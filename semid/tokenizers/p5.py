@@ -170,4 +170,4 @@ def _spelled(number: np.ndarray, source: str) -> SemanticIds:
 
 
 def _ids(codes: np.ndarray, sizes: tuple[int, ...], source: str) -> SemanticIds:
-    return SemanticIds(codes.astype(np.int16 if max(sizes) <= 2**15 else np.int32), sizes, source=source)
+    return SemanticIds.of(codes, sizes, source=source)

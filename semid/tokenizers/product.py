@@ -59,9 +59,7 @@ class Product:
         """Return the codes of the catalogue's items, old or new."""
         pieces = self._pieces(torch.from_numpy(composed(catalog, self.view)))
         codes = torch.stack([nearest(piece, book) for piece, book in zip(pieces, self.codebooks, strict=True)], dim=1)
-        dtype = np.int16 if self.size <= 2**15 else np.int32
-        return SemanticIds(codes.numpy().astype(dtype), (self.size,) * self.digits, "set",
-                           f"product quantisation of {view_name(self.view)}")
+        return SemanticIds.of(codes.numpy(), (self.size,) * self.digits, "set", f"product quantisation of {view_name(self.view)}")
 
     def distances(self, catalog: Catalog, codes: np.ndarray) -> np.ndarray:
         """Return float32 [N, K]: squared distance of each item's last piece to every code of the last digit."""
