@@ -23,12 +23,12 @@ from semid.generators.prompts import AFTER, BEFORE, Prompts, Task
 from semid.nn.precision import autocast
 from semid.objectives.responses import Responses
 from semid.protocols import Batches, Objective
+from semid.recipes.tiger import fit_generator
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
-from semid.training.fit import Optimization, Validation, fit
+from semid.training.fit import Optimization
 from semid.training.job import Job
 from semid.tree import CodeTree
 from semid.types import Batch, Catalog, SemanticIds, Split
-from semid.validation import measure
 
 FILE, NEW = "language_model.json", "new"
 
@@ -131,10 +131,8 @@ def tuned(config: FineTuning, generator: LanguageModel, ids: SemanticIds, batche
         job.log.write("generator", note="warning: the vectors of new tokens get no gradient, so codes will not be learnt; want parameters "
                                         "that require one, and a network that reads inputs_embeds")
     steps = max(1, batches.steps_per_epoch // optimization.accumulate)
-    fit(generator, objective, batches, steps=config.epochs * steps, optimization=optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=steps,
-                              patience=config.patience),
-        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    fit_generator(recommender, objective, batches, data, job, steps=config.epochs * steps, optimization=optimization, look_every=steps,
+                  patience=config.patience)
     return recommender
 
 

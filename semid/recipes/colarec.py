@@ -30,14 +30,14 @@ from semid.objectives.colarec import ColaRec as Loss
 from semid.recipes import lightgcn, semid
 from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.semid import Config as TwoLevel
+from semid.recipes.tiger import fit_generator
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
 from semid.tokenizers.colarec import ColaRec
 from semid.tokenizers.collisions import extra_level
-from semid.training.fit import Optimization, Validation, fit
+from semid.training.fit import Optimization
 from semid.training.job import Job
 from semid.tree import CodeTree
 from semid.types import Catalog, SemanticIds, Split
-from semid.validation import measure
 
 SMALL = Optimization(learning_rate=2e-3, beta2=0.999, warmup=200, clip=1.0)
 VARIANTS: dict[str, dict[str, object]] = {
@@ -117,10 +117,9 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     sets = SetBatches(data.train, max_length=config.sampled, batch_size=config.batch_size, seed=job.seed)
     batches = IndexingBatches(sets, ids.codes[:, :-1], seed=job.seed)
     loss = Loss(config.generation, config.ranking, config.contrast, config.has_index_task)
-    fit(generator, loss, batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), patience=config.patience,
-                              every=config.look_every * batches.steps_per_epoch),
-        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    epoch = batches.steps_per_epoch
+    fit_generator(recommender, loss, batches, data, job, steps=config.epochs * epoch, optimization=config.optimization,
+                  look_every=config.look_every * epoch, patience=config.patience)
     return recommender
 
 

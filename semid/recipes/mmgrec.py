@@ -28,15 +28,15 @@ from semid.generators.relational import Relational
 from semid.objectives.next_codes import NextCodes
 from semid.objectives.pairs import BPR
 from semid.recipes.lightgcn import ADAM, training_graph
+from semid.recipes.tiger import fit_generator
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
 from semid.tokenizers.collisions import popularity_rank
 from semid.tokenizers.rqvae import OPTIMIZATION, RQVAE
 from semid.tokenizers.view import composed, want_enough
-from semid.training.fit import Optimization, Validation, fit
+from semid.training.fit import Optimization, fit
 from semid.training.job import Job
 from semid.tree import CodeTree
 from semid.types import Catalog, SemanticIds, Split
-from semid.validation import measure
 
 VARIANTS: dict[str, dict[str, object]] = {
     "no_graph": {"is_graph": False},
@@ -105,10 +105,9 @@ def run(config: Config, data: Split, job: Job) -> CodeRecommender:
     recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), config.beams, job.device, config.max_history)
     batches = SetBatches(data.train, max_length=config.max_history, batch_size=config.batch_size, is_by_user=config.is_by_user,
                          seed=job.seed)
-    fit(generator, NextCodes(), batches, steps=config.epochs * batches.steps_per_epoch, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), patience=config.patience,
-                              every=config.look_every * batches.steps_per_epoch),
-        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    epoch = batches.steps_per_epoch
+    fit_generator(recommender, NextCodes(), batches, data, job, steps=config.epochs * epoch, optimization=config.optimization,
+                  look_every=config.look_every * epoch, patience=config.patience)
     return recommender
 
 

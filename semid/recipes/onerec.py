@@ -37,7 +37,7 @@ from semid.nn.moe import said_of_load
 from semid.objectives.paths import frozen
 from semid.objectives.session import NextSession, SessionPreference
 from semid.objectives.session_feedback import SessionFeedback
-from semid.recipes.tiger import with_content
+from semid.recipes.tiger import fit_generator, with_content
 from semid.recommenders import CodeRecommender, listed, load_tensors, read_codes
 from semid.scorers.session_reward import SessionReward
 from semid.tokenizers.balanced_kmeans import BalancedKMeans
@@ -173,10 +173,8 @@ def run(config: Config, data: Split, job: Job) -> SessionRecommender:
     generator = build(config, ids).to(job.device)
     recommender = finished(config, generator, ids, job.device)
     batches = sessions_of(config, data, job.seed)
-    fit(generator, NextSession(config.balance), batches, steps=config.steps, optimization=config.optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=config.look_every,
-                              patience=config.patience),
-        checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
+    fit_generator(recommender, NextSession(config.balance), batches, data, job, steps=config.steps, optimization=config.optimization,
+                  look_every=config.look_every, patience=config.patience)
     report_experts(generator, batches.at(0), job)
     if config.ipa.rounds:
         align_sessions(recommender, config, data, job)

@@ -23,6 +23,7 @@ from semid.errors import DataError
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.newcomers import Newcomers
 from semid.objectives.next_codes import NextCodes
+from semid.protocols import Batches, Objective
 from semid.recommenders import CodeRecommender, load_tensors, read_codes
 from semid.tokenizers.collisions import extra_level, next_number
 from semid.tokenizers.rqvae import RQVAE
@@ -30,7 +31,7 @@ from semid.training.fit import Optimization, Validation, fit
 from semid.training.job import Job
 from semid.tree import CodeTree
 from semid.types import Catalog, SemanticIds, Split
-from semid.validation import measure
+from semid.validation import CHOICE, measure
 
 CAUSAL = Optimization(learning_rate=2e-3, warmup=200)
 VARIANTS: dict[str, dict[str, object]] = {
@@ -128,11 +129,18 @@ def train_generator(generator: EncoderDecoder, ids: SemanticIds, batches: Sequen
     """Train by cross-entropy of the codes, keep the best look at validation, return the finished system."""
     generator = generator.to(job.device)
     recommender = CodeRecommender(generator, ids, CodeTree.build(ids).to(job.device), beams, job.device, max_history)
-    fit(generator, NextCodes(temperature=temperature), batches, steps=steps, optimization=optimization,
-        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=2000), every=look_every,
+    fit_generator(recommender, NextCodes(temperature=temperature), batches, data, job, steps=steps, optimization=optimization,
+                  look_every=look_every, patience=patience)
+    return recommender
+
+
+def fit_generator(recommender: CodeRecommender, objective: Objective, batches: Batches, data: Split, job: Job, *, steps: int,
+                  optimization: Optimization, look_every: int, patience: int | None) -> None:
+    """Train a recommender's generator in place and keep the best look at validation: every `look_every` steps, at `CHOICE` cases."""
+    fit(recommender.generator, objective, batches, steps=steps, optimization=optimization,
+        validation=Validation(lambda: measure(recommender, data, seen=data.protocol.seen, limit=CHOICE), every=look_every,
                               patience=patience),
         checkpoint=job.checkpoint("generator"), resume=job.resume, log=job.log, stage="generator")
-    return recommender
 
 
 def build(config: Config, ids: SemanticIds) -> EncoderDecoder:
