@@ -78,7 +78,7 @@ class Reading:
                     text=self.text or None, views=vectors(self.view), order=self.order,
                     on_bad_rows=self.on_bad_rows, duplicates=self.duplicates, unknown_items=self.unknown_items,
                     user_core=self.user_core,
-                    item_core=self.item_core, min_history=self.min_events)
+                    item_core=self.item_core, min_events=self.min_events)
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,11 @@ def keep_core(arrays: Arrays, user_core: int, item_core: int) -> tuple[Step, np.
         rounds += 1
 
 
-def keep_long_histories(arrays: Arrays, least: int) -> Step:
+def drop_short_users(arrays: Arrays, least: int) -> Step:
     """Drop users with fewer than `least` events, once, in place."""
     before = len(arrays.user)
     arrays.take(np.bincount(arrays.user, minlength=len(arrays.user_ids))[arrays.user] >= least)
-    return Step("events", "minimum history", before, len(arrays.user), f"users with >= {least} events")
+    return Step("events", "least events of a user", before, len(arrays.user), f"users with >= {least} events")
 
 
 def compact(ids: np.ndarray, rows: np.ndarray, stay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

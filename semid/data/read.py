@@ -64,7 +64,7 @@ def read(
     unknown_items: Literal["keep", "drop"] = "keep",
     user_core: int = 0,
     item_core: int = 0,
-    min_history: int = 0,
+    min_events: int = 0,
 ) -> Dataset:
     """Read events and items, check every row, and return them sorted by user and time.
 
@@ -80,7 +80,7 @@ def read(
         those that are alike in user, item, time, kind and value.
     unknown_items: events of items that the items table doesn't hold: kept, their items without attributes, or left out.
     user_core, item_core: iterated k-core, users and items with fewer events leave, items the catalogue too;
-    min_history: users with fewer events leave, once, after that.
+    min_events: users with fewer events leave, once, after that.
 
     >>> data = read({"user": ["a", "a"], "item": [7, 8], "timestamp": ["2020-01-02", "2020-01-01"]})
     >>> data.interactions.items.ids[data.interactions.item].tolist()
@@ -90,7 +90,7 @@ def read(
     _want_one_of("on_bad_rows", on_bad_rows, ("fail", "drop"))
     _want_one_of("duplicates", duplicates, ("keep", "exact", "first", "last", "error"))
     _want_one_of("unknown_items", unknown_items, ("keep", "drop"))
-    for name, number in (("user_core", user_core), ("item_core", item_core), ("min_history", min_history)):
+    for name, number in (("user_core", user_core), ("item_core", item_core), ("min_events", min_events)):
         if number < 0:
             raise DataError(f"{name}: want 0 or more, got {number}")
     given = {"user": user, "item": item, "time": time, "position": position, "action": action, "value": value, "split": split}
@@ -154,11 +154,11 @@ def read(
     if user_core or item_core:
         step, in_core = filters.keep_core(arrays, user_core, item_core)
         steps.append(step)
-    if min_history:
-        steps.append(filters.keep_long_histories(arrays, min_history))
+    if min_events:
+        steps.append(filters.drop_short_users(arrays, min_events))
     if not len(arrays.user):
         removed = "; ".join(f"{step.name} ({step.note}) removed {step.removed:,}" for step in steps)
-        raise DataError(f"{source.name}: no event is left; {removed}; lower user_core, item_core or min_history (--min-events)")
+        raise DataError(f"{source.name}: no event is left; {removed}; lower user_core, item_core or min_events")
     time_values, unit = _times(arrays, checked, in_file_order, notes, warnings)
 
     id_column = catalogue.column if catalogue else "item_id"

@@ -296,14 +296,14 @@ def test_core_survivors_all_meet_the_threshold():
 
 def test_minimum_history_and_steps_account_for_every_row():
     table = {"user_id": ["u", "u", "u", "v", None], "item_id": ["x", "x", "y", "x", "x"], "timestamp": [BASE] * 5}
-    report = read(table, on_bad_rows="drop", duplicates="first", min_history=2).report
+    report = read(table, on_bad_rows="drop", duplicates="first", min_events=2).report
     assert [(s.name, s.before, s.after) for s in report.steps] == [
-        ("bad rows", 5, 4), ("duplicates", 4, 3), ("minimum history", 3, 2)]
+        ("bad rows", 5, 4), ("duplicates", 4, 3), ("least events of a user", 3, 2)]
     assert report.rows_in == report.rows_kept + sum(step.removed for step in report.steps)
 
 
 def test_filters_that_leave_nothing_say_which_step_removed_what():
-    assert "minimum history" in complaint(events(), min_history=9)
+    assert "least events of a user" in complaint(events(), min_events=9)
 
 
 def test_action_value_and_split_arrive_with_their_types():
