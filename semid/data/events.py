@@ -235,7 +235,9 @@ def fetch(connection: duckdb.DuckDBPyConnection, events: Events, known_items: np
     selection = ", ".join(f"{sql} AS {name}_" for name, (sql, _) in selected.items())
     query = f"SELECT {selection} FROM good e {joins} ORDER BY {order}"
 
-    num = connection.execute("SELECT count(*) FROM good").fetchall()[0][0]
+    num = events.staged.num_rows - events.num_bad
+    if actions is not None:
+        num = connection.execute("SELECT count(*) FROM good").fetchall()[0][0]
     columns = {name: np.empty(num, dtype) for name, (_, dtype) in selected.items()}
     begin = 0
     for batch in connection.sql(query).to_arrow_reader(1 << 18):
@@ -261,8 +263,7 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
     if type_ != "VARCHAR" and not type_.startswith("ENUM"):
         raise DataError(f"{where}: want strings or whole numbers as ids, got {_known(type_)}; cast it first or name another")
     column = column if type_ == "VARCHAR" else f"CAST({column} AS VARCHAR)"
-    found = _text(column)
-    _tell_damaged(connection, relation, column, found, where, notes, warnings)
+    found = _mended(connection, relation, column, where, notes, warnings)
     as_floats = ("SELECT coalesce(bool_and(regexp_full_match(x, '-?[0-9]+\\.0')), false) "
                  "FROM (SELECT {} AS x FROM {}{}) WHERE x IS NOT NULL")
     if not all(connection.execute(as_floats.format(found, relation, limit)).fetchall()[0][0] for limit in (" LIMIT 1000", "")):
@@ -271,22 +272,28 @@ def id_text(connection: duckdb.DuckDBPyConnection, relation: str, column: str, t
     return f"left({found}, len({found}) - 2)"
 
 
-def _tell_damaged(connection: duckdb.DuckDBPyConnection, relation: str, column: str, found: str, where: str, notes: list[str],
-                  warnings: list[str]) -> None:
-    """Count the ids that had blanks around them, and those that a spreadsheet has shortened. column: SQL of the text, found: of the id."""
-    shortened = f"{found} LIKE '%E+%' AND regexp_full_match({found}, '[0-9]([.,][0-9]+)?E[+][0-9]+')"
+def _mended(connection: duckdb.DuckDBPyConnection, relation: str, column: str, where: str, notes: list[str], warnings: list[str]) -> str:
+    """Return SQL for an id, `_text`; count the ids with blanks around them, and those that a spreadsheet has shortened. column: SQL."""
+    edges = [f"{column} LIKE {literal(edge)}" for edge in (f"{BLANKS[-1]}%", *(f"%{blank}" for blank in BLANKS))]
+    has_blanks = f"{column} < '!' OR {' OR '.join(edges)}"  # the blanks that may begin a text come before '!', all but the last
+    # CASE, as AND may begin with its dear side.
+    is_trimmed = f"CASE WHEN {has_blanks} THEN {_text(column)} IS NOT NULL END"
+    is_short = f"CASE WHEN {column} LIKE '%E+%' THEN regexp_full_match({_text(column)}, '[0-9]([.,][0-9]+)?E[+][0-9]+') END"
     trimmed, example, several = connection.execute(
-        f"SELECT count(*) FILTER ({found} <> {column}), any_value({found}) FILTER ({shortened}), count(*) FILTER ({shortened}) "
+        f"SELECT count(*) FILTER ({is_trimmed}), any_value({column}) FILTER ({is_short}), count(*) FILTER ({is_short}) "
         f"FROM {relation}").fetchall()[0]
+    if several:
+        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example.strip(BLANKS)!r}: a spreadsheet has "
+                        "shortened them, so that different ids may have become one; export the table again with this column as text")
     if trimmed:
         notes.append(f"{where}: blanks around {trimmed:,} ids are left out")
-    if several:
-        warnings.append(f"{where}: {several:,} ids are in scientific notation, such as {example!r}: a spreadsheet has shortened them, so "
-                        "that different ids may have become one; export the table again with this column as text")
+        return _text(column)
+    return f"CASE WHEN {column} >= '!' AND {column} NOT IN ({', '.join(map(literal, MISSING))}) THEN {column} END"
 
 
 def _text(column: str) -> str:
-    """SQL for a text without the blanks around it, null where nothing or one of `MISSING` is left."""
+    """SQL for a text without the blanks around it, null where nothing or one of `MISSING` is left. Trimming costs twenty times the
+    comparisons: ids that need none are spared it."""
     plain = f"trim({column}, {literal(BLANKS)})"
     return f"CASE WHEN {plain} NOT IN ({', '.join(map(literal, MISSING))}) THEN {plain} END"
 
