@@ -214,8 +214,8 @@ def case_batches(split: Split, cases: Cases, *, tokens: int = 16_384, most: int 
         widths = length[order[row : row + most]]
         take = max(1, int((np.arange(1, len(widths) + 1) * np.maximum(widths, 1) <= tokens).sum()))
         rows = order[row : row + take]
-        batch = _gather(split.events, begin[rows], cases.history_end[rows], request=cases.target_time[cases.target_offsets[rows]])
-        batch = replace(batch, user=torch.from_numpy(cases.user[rows].astype(np.int64)))  # also those without a history
+        batch = _gather(split.events, begin[rows], cases.history_end[rows], request=cases.target_time[cases.target_offsets[rows]],
+                        user=cases.user[rows])
         if (cases.history_begin[rows] < begin[rows]).any():
             batch.extra["seen"] = _padded(split.events.item, cases.history_begin[rows], cases.history_end[rows], -1)
         yield rows, batch
@@ -272,14 +272,14 @@ def _padded(column: np.ndarray, begin: np.ndarray, end: np.ndarray, pad: int) ->
 
 
 def _gather(events: Interactions, begin: np.ndarray, end: np.ndarray, *, request: np.ndarray,
-            targets_to: np.ndarray | None = None) -> Batch:
+            targets_to: np.ndarray | None = None, user: np.ndarray | None = None) -> Batch:
     """Rows of events [begin, end), right-padded, asked at time `request`; with `targets_to` (= end + 1), position s
-    is supervised by event begin + s + 1. Rows without an event are nobody's (user -1)."""
+    is supervised by event begin + s + 1. user: whose the rows are, else he of their events; without an event nobody (-1)."""
     length = end - begin
     take = lambda column, pad: _padded(column, begin, end, pad)
     item = take(events.item, -1)
     target = torch.full_like(item, -1) if targets_to is None else _padded(events.item, begin + 1, targets_to, -1)
-    user = _padded(events.user, begin, np.minimum(begin + 1, end), -1)[:, 0]
+    owner = _padded(events.user, begin, np.minimum(begin + 1, end), -1)[:, 0] if user is None else torch.from_numpy(user.astype(np.int64))
     action = None if events.action is None else take(events.action, -1)
     return Batch(item=item, time=take(events.time, 0), length=torch.from_numpy(length.astype(np.int64)),
-                 target=target, user=user, action=action, extra={"request": torch.from_numpy(request.copy())})
+                 target=target, user=owner, action=action, extra={"request": torch.from_numpy(request.copy())})

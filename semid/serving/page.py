@@ -206,9 +206,7 @@ class Page:
     async def _board(self, wanted: Wanted) -> Board:
         service = self._service
         engine, limits = service.engine, service.limits
-        limits.check_number("k", wanted.k, limits.max_k)
-        limits.check_number("beams", wanted.beams, limits.max_beams)
-        limits.check_size("where", wanted.where, limits.max_where)
+        service.check_list(limits.max_k, wanted.k, wanted.beams, wanted.where)
         past = await service.past_of(wanted.user) if wanted.user else Past((), None)
         service.check_items("history", wanted.added)
         history = (*past.items, *wanted.added)[-limits.max_history :]

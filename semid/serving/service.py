@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import pyarrow as pa
 
 from semid.data.columns import listed
+from semid.data.events import DAY
 from semid.errors import ConfigError, DataError, SemidError, UnknownId, did_you_mean
 from semid.serving import contract, messages
 from semid.serving.batcher import Batcher
@@ -39,9 +40,6 @@ log = logging.getLogger("semid.serving")
 
 ID = "item_id"
 """Column of ids where the catalogue keeps none among its own."""
-
-AHEAD = 86_400
-"""Seconds that clocks of others may be ahead; the tables that semid reads may be as much."""
 
 SHOWN = 20
 """Unknown items that an answer lists."""
@@ -142,13 +140,17 @@ class Service:
             raise ConfigError("want either user or history, got " + ("neither" if ask.user is None else "both"))
         if ask.times is not None and len(ask.times) != len(ask.history or ()):
             raise ConfigError(f"times: want one for each item of history ({len(ask.history or ())}), got {len(ask.times)}")
-        limits.check_number("k", ask.k, limits.max_explained if ask.explain else limits.max_k)
-        limits.check_number("beams", ask.beams, limits.max_beams)
+        self.check_list(limits.max_explained if ask.explain else limits.max_k, ask.k, ask.beams, ask.where)
         limits.check_size("history", ask.history, limits.max_history)
-        limits.check_size("where", ask.where, limits.max_where)
         limits.check_size("exclude", ask.exclude, limits.max_ids)
         limits.check_size("include_only", ask.include_only, limits.max_ids)
         limits.check_size("rules.caps", ask.rules.caps, 20)
+
+    def check_list(self, most: int, k: int, beams: int | None, where: str | None) -> None:
+        """Raise `SemidError` for a list that asks for more than the limits. most: of its items."""
+        self.limits.check_number("k", k, most)
+        self.limits.check_number("beams", beams, self.limits.max_beams)
+        self.limits.check_size("where", where, self.limits.max_where)
 
     def check_items(self, name: str, ids: Sequence[str]) -> None:
         """Raise `UnknownId`, without looking for the nearest id: among a million that takes longer than answering."""
@@ -178,8 +180,8 @@ class Service:
         self.limits.check_size("events", events, self.limits.max_events)
         now = int(time.time())
         for place, each in enumerate(events):
-            if each.time is not None and each.time > now + AHEAD:
-                raise DataError(f"events.{place}.time: want UTC seconds, no more than a day from now ({now + AHEAD}), got {each.time}; "
+            if each.time is not None and each.time > now + DAY:
+                raise DataError(f"events.{place}.time: want UTC seconds, no more than a day from now ({now + DAY}), got {each.time}; "
                                 "nothing of this request was stored")
         new = await self.store.append([
             Event(each.key, each.user, each.item_id, now if each.time is None else each.time, each.action, each.value, each.trace_id)
