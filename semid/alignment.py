@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from semid.config import ReadWhere
 from semid.data.batch import TargetBatches
 from semid.decoding.beam import beam_search
 from semid.decoding.sample import sample
@@ -59,6 +60,11 @@ class Alignment:
     adds_target: to groups that miss it. rounds: how often the reference is set to the policy of then; steps and the learning-rate
     schedule are those of a round. is_sampled: groups are draws from the policy, with repetitions, and not its best beams: plain GRPO.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("method", "dpo"): ("negatives",), ("method", "dpo", "ipa"): ("supervised",), ("method", "grpo"): ("is_sampled",),
+        ("method", "ipa", "grpo"): ("rewards", "group", "adds_target"),
+        ("method", "dpo", "ipa", "grpo"): ("beta", "rounds", "steps", "batch_size", "look_every", "optimization")}
 
     method: Literal["none", "dpo", "ipa", "grpo"] = "none"
     rewards: tuple[Literal["rule", "rank", "collaborative", "semantic"], ...] = ("rule", "rank")

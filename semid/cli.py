@@ -520,7 +520,8 @@ def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, r
             json: bool = False) -> int:
     """List the systems on offer, or one of them with all settings, groups included, and variants.
 
-    JSON: [{"name", "summary", "source", "status", "doc", "settings": {name: [type, default]}, "variants", "measured"}].
+    JSON: [{"name", "summary", "source", "status", "doc", "settings": {name: [type, default]}, "variants", "read_where": {name:
+    "switch is value"}, "measured"}].
 
     Args:
         name: one recipe; of a variant, the recipe that it belongs to

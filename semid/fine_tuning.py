@@ -10,11 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from semid.config import ReadWhere
 from semid.errors import ConfigError, DataError, RunError
 from semid.files import write_json
 from semid.generators.backbone import Backbone, LoRA, Shape, add_adapters, empty_backbone, new_backbone, read_backbone
@@ -43,6 +44,9 @@ class FineTuning:
     cut. batch_size: rows of a forward pass, optimization.accumulate of them a step. epochs: passes over the rows of all tasks, with a
     look at validation after each; patience: looks without a better NDCG@10. beams: kept while decoding.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("model", NEW): ("shape",), ("trained", "lora"): ("lora",)}
 
     model: str = "Qwen/Qwen2.5-0.5B-Instruct"
     shape: Shape = Shape()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from semid.config import ReadWhere
 from semid.errors import ConfigError
 from semid.newcomers import Free, Newcomers
 from semid.recipes import semid, tiger
@@ -16,6 +17,22 @@ from semid.recommenders import CodeRecommender
 from semid.tokenizers.rqvae import RQVAE
 from semid.training.job import Job
 from semid.types import Catalog, SemanticIds, Split
+
+NEVER: ReadWhere = {
+    (): tuple(f"two_level.{name}" for name in ("tokenizer", "code_views", "levels", "size", "collisions", "tokenizer_steps"))}
+"""What a recipe with a tokenizer of its own reads nowhere."""
+
+OF_TWO_LEVEL: ReadWhere = {**NEVER, ("is_two_level", True): ("two_level",)}
+
+OF_ONE_GENERATOR: ReadWhere = {
+    **OF_TWO_LEVEL,
+    ("is_two_level", False): tuple(f"tiger.{name}" for name in (
+        "width", "heads", "head_width", "layers", "feedforward", "dropout", "user_tokens", "max_history", "batch_size", "steps",
+        "is_causal", "tokens", "look_every", "patience", "beams", "alignment", "optimization"))}
+"""For a recipe with the settings `is_two_level`, `two_level` and `tiger`."""
+
+TOKENIZER = ("tiger.levels", "tiger.size", "tiger.latent", "tiger.tokenizer_steps")
+"""What published codes replace."""
 
 
 def generate(ids: SemanticIds, encoder_decoder: tiger.Config, two_level: semid.Config, data: Split, job: Job, *, is_two_level: bool,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semid.config import override
+from semid.config import override, read_where
 from semid.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "recipes"
 class RecipeCard:
     """doc: the module's docstring; summary: its first line; source, status: from its lines `Source: ... Status: ...`;
     settings: {name: (type, default)} as written in `Config`; meaning: the docstring of `Config`; variants: {name: {setting: value}}, as
-    written too."""
+    written too; read_where: {setting: "switch is value"} of those that are not always read, where `with_values` was asked."""
 
     name: str
     summary: str
@@ -33,6 +33,7 @@ class RecipeCard:
     settings: dict[str, tuple[str, str]]
     variants: dict[str, dict[str, str]]
     meaning: str = ""
+    read_where: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def recipe_names() -> list[str]:
@@ -53,7 +54,7 @@ def recipe_card(name: str) -> RecipeCard:
         if isinstance(node, ast.ClassDef) and node.name == "Config":
             meaning = ast.get_docstring(node) or ""
             settings = {ast.unparse(field.target): (ast.unparse(field.annotation), _source(field.value))
-                        for field in node.body if isinstance(field, ast.AnnAssign)}
+                        for field in node.body if isinstance(field, ast.AnnAssign) and ast.unparse(field.target) != "READ_WHERE"}
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "VARIANTS" and isinstance(node.value, ast.Dict):
             variants = dict(_entries(node.value))
     status = re.split(r";|\. ", _said(doc, "Status"))[0]
@@ -70,7 +71,8 @@ def with_values(card: RecipeCard) -> RecipeCard:
     settings = dict(sorted(_settings(default), key=lambda entry: entry[0].count(".")))
     variants = {name: {path: value for path, (_, value) in _settings(override(default, changes)) if value != settings[path][1]}
                 for name, changes in module.VARIANTS.items()}
-    return dataclasses.replace(card, settings=settings, variants=variants)
+    conditions = {path: said for path in settings if (said := read_where(default, path))}
+    return dataclasses.replace(card, settings=settings, variants=variants, read_where=conditions)
 
 
 def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:

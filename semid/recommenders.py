@@ -32,10 +32,7 @@ from semid.scorers.item_knn import ItemKNN
 from semid.scorers.popularity import RecentPopularity
 from semid.scorers.shares import Shares
 from semid.tree import CodeTree, Constraint
-from semid.types import Batch, Beams, Recommendations, SemanticIds
-
-DAY = 86_400
-"""Seconds."""
+from semid.types import DAY, Batch, Beams, Recommendations, SemanticIds
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from semid.config import override, settings_named
+from semid.config import override, refuse_unread, settings_named
 from semid.data.split import held_back
 from semid.data.split import split as split_events
 from semid.errors import ConfigError, RunError, SemidError, did_you_mean
@@ -68,7 +68,10 @@ def find_recipe(name: str) -> tuple[ModuleType, Mapping[str, object]]:
 def configure(recipe: str, settings: Mapping[str, object] | None = None) -> tuple[ModuleType, Any]:
     """Return the recipe's module and its `Config` with the variant's and the given settings. Raises `ConfigError`."""
     module, variant = find_recipe(recipe)
-    return module, override(override(module.Config(), variant), settings or {})
+    default = override(module.Config(), variant)
+    config = override(default, settings or {})
+    refuse_unread(config, settings or {}, default)
+    return module, config
 
 
 @dataclass
@@ -233,7 +236,7 @@ class Run:
         the folder. Lists are measured for diversity too where items have text, for calibration where they have categories.
         """
         from semid.codes import ids_of
-        from semid.data.batch import case_batches
+        from semid.data.batch import LISTED, case_batches
         from semid.evaluation.beyond_accuracy import known_categories
         from semid.evaluation.evaluate import Evaluation, evaluate
 
@@ -251,8 +254,9 @@ class Run:
                 found[seen] = Evaluation.load(file)
                 continue
             with memory_explained(self.config):
-                found[seen] = evaluate(self.systems[system], self.split, cases, case_batches(self.split, cases), part=part, seen=seen,
-                                       ids=ids_of(self), vectors=self.text_vectors, categories=known_categories(self.catalog))
+                batches = case_batches(self.split, cases, most=LISTED)
+                found[seen] = evaluate(self.systems[system], self.split, cases, batches, part=part, seen=seen, ids=ids_of(self),
+                                       vectors=self.text_vectors, categories=known_categories(self.catalog))
             if file is not None:
                 found[seen].save(file)
         return found

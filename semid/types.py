@@ -29,6 +29,9 @@ rejected: int64 [B, K] (-1 pad), the two sides of a preference. alike: int64 [B]
 [B, 2, P] (-1 = none), a session that is better than another one. task: int64 [B], number of the task that a language model is
 given."""
 
+DAY = 86_400
+"""Seconds."""
+
 TRAIN, VALID, TEST = 0, 1, 2
 """Values of `Interactions.split`."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from semid.data.batch import case_batches
+from semid.data.batch import LISTED, case_batches
 from semid.evaluation.evaluate import Seen, collect, truth_of
 from semid.evaluation.metrics import Truth, ndcg, recall
 from semid.protocols import Recommender
@@ -55,7 +55,7 @@ def ndcg_by_case(recommender: Recommender, split: Split, *, seen: Seen, limit: i
 
 
 def _answers(recommender: Recommender, split: Split, cases: Cases, seen: Seen, depth: int) -> tuple[Recommendations, Truth]:
-    answer, _ = collect(recommender, cases, case_batches(split, cases), num_items=len(split.catalog), depth=depth, seen=seen)
+    answer, _ = collect(recommender, cases, case_batches(split, cases, most=LISTED), num_items=len(split.catalog), depth=depth, seen=seen)
     return answer, truth_of(cases)[0]
 
 

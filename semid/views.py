@@ -270,9 +270,9 @@ def recipes(cards: Sequence[RecipeCard], numbers: Mapping[str, Sequence[dict]]) 
 
 def recipe(card: RecipeCard, numbers: Sequence[dict]) -> Parts:
     """Everything about one recipe, and all that was measured of it."""
-    settings = grid("setting", "type", "default")
+    settings = grid("setting", "type", "default", *(["read where"] if card.read_where else []))
     for name, (type_, default) in card.settings.items():
-        settings.add_row(*map(Text, (name, type_, default)))
+        settings.add_row(*map(Text, (name, type_, default, *([card.read_where.get(name, "")] if card.read_where else []))))
     variants = grid("variant", "changes")
     for name, changes in card.variants.items():
         variants.add_row(Text(f"{card.name}:{name}"), Text(", ".join(f"{k} = {v}" for k, v in changes.items())))

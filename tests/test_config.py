@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from operator import attrgetter
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from semid.config import override
 from semid.errors import ConfigError
+from semid.recipe_cards import recipe_names
 from semid.recipes.semid import initial_vectors
-from semid.run import find_recipe, train
+from semid.run import configure, find_recipe, train
 from tests.toyworld.world import walk
 
 
@@ -60,6 +63,44 @@ def test_what_does_not_fit_is_refused(settings, message):
 def test_counts_and_candidates_that_mean_nothing_are_refused(recipe, settings, message):
     with pytest.raises(ConfigError, match=message):
         override(find_recipe(recipe)[0].Config(), settings)
+
+
+@pytest.mark.parametrize(("recipe", "settings", "message"), [
+    ("sasrec:gbce", {"smoothing": 0.2}, "setting smoothing: read only where loss is softmax, here it is gbce; leave it out, or set loss"),
+    ("semid", {"alignment.steps": 9}, "read only where alignment.method is dpo or ipa or grpo, here it is none"),
+    ("semid:dpo", {"alignment.group": 9}, "read only where alignment.method is ipa or grpo, here it is dpo"),
+    ("semid", {"sasrec.width": 64}, "setting sasrec.width: read only where fusion is true, here it is false"),
+    ("letter", {"codes": "letter_sid", "sasrec.width": 64}, "setting sasrec.width: read only where codes is null, here it is letter_sid"),
+    ("letter:two_level", {"tiger.optimization.clip": 9}, "read only where is_two_level is false, here it is true"),
+    ("letter:two_level", {"two_level.levels": 2}, "setting two_level.levels: nothing in this recipe reads it; leave it out"),
+    ("human_priors:single", {"is_tied": "true"}, "setting is_tied: read only where heads is priors, here it is single"),
+    ("rere:scratch", {"tuning.lora.rank": 3}, "setting tuning.lora.rank: read only where tuning.trained is lora, here it is all"),
+])
+def test_settings_that_nothing_reads_are_refused(recipe, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(recipe, settings)
+
+
+def test_settings_that_are_read_or_change_nothing_are_taken():
+    assert configure("sasrec:gbce", {"smoothing": 0.1, "calibration": 0.5})[1].calibration == 0.5
+    assert configure("letter", {"tiger.steps": 9, "sasrec.width": 64})[1].sasrec.width == 64
+    assert configure("letter", {"two_level": {**asdict(find_recipe("semid")[0].Config()), "epochs": 2}})[1].two_level.epochs == 2
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_conditions_of_settings_name_what_there_is(recipe):
+    def groups(config: Any) -> Iterator[Any]:
+        yield config
+        for field in fields(config):
+            if is_dataclass(getattr(config, field.name)):
+                yield from groups(getattr(config, field.name))
+
+    for group in groups(find_recipe(recipe)[0].Config()):
+        for condition, names in getattr(group, "READ_WHERE", {}).items():
+            for value in condition[1:]:
+                assert getattr(override(group, {condition[0]: value}), condition[0]) == value
+            for name in names:
+                attrgetter(name)(group)
 
 
 @pytest.mark.parametrize("recipe", ["semid", "tiger"])

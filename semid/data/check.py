@@ -9,11 +9,11 @@ import numpy as np
 
 from semid.data.read import Dataset
 from semid.data.report import SHOWN, ReadReport
+from semid.types import DAY
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-DAY = 86_400
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ import numpy as np
 
 from semid.data.formats import Bad, Source, Staged, lines_of, literal, quoted
 from semid.errors import DataError
-from semid.types import TEST, TRAIN, VALID
+from semid.types import DAY, TEST, TRAIN, VALID
 
-DAY = 86_400
 MISSING = ("", "nan", "NaN", "NULL", "null", "None", "<NA>")
 """Texts that stand for no value: what exports write for an empty cell."""
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from semid.evaluation.metrics import Truth
-from semid.types import Cases, Split
+from semid.types import DAY, Cases, Split
 
 HISTORY_BANDS = (0, 1, 3, 6, 11, 21, 51, 201)
 """Where the bands of history length begin; the last has no end."""
 
-DAY = 86_400
 
 
 def slicings(split: Split, cases: Cases, truth: Truth, time: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

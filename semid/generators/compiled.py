@@ -16,6 +16,7 @@ import numpy as np
 
 from semid.nn.loop import loop
 from semid.nn.search import lower_bound
+from semid.types import DAY
 
 EPS = 1e-5  # of torch's layer norm
 ROWS = 64  # of a product's left side that stay in the cache
@@ -188,7 +189,7 @@ def read(item, time, length, codes, content, offset, code_table, item_table, gap
                     x[place] += item_table[which]
                 x[place] = x[place] * scale + position_table[place]
             if len(gap_table):  # the buckets of `gap_bucket`
-                days = max(time[row, place] - time[row, place - 1], 0) // 86_400 if place else 0
+                days = max(time[row, place] - time[row, place - 1], 0) // DAY if place else 0
                 bucket = 0
                 while days and bucket < len(gap_table) - 1:
                     days >>= 1

@@ -18,7 +18,7 @@ from semid.nn.dropout import Dropout
 from semid.nn.hstu import next_times
 from semid.nn.linear import Linear
 from semid.nn.transformer import Block, CausalTransformer, check_length, last_state
-from semid.types import Batch, SemanticIds
+from semid.types import DAY, Batch, SemanticIds
 
 GAPS = 12
 """Buckets of days between two events: 0 for the same day, then one per doubling."""
@@ -192,5 +192,5 @@ def gaps(time: Tensor) -> Tensor:
 
 def gap_bucket(seconds: Tensor) -> Tensor:
     """Bucket whole days: 0 = less than one, 1 = 1 day, 2 = 2-3 days, 3 = 4-7 ... int64 < GAPS."""
-    days = seconds.clamp_min(0) // 86_400
+    days = seconds.clamp_min(0) // DAY
     return (days.double() + 0.5).log2().floor().long().add(1).clamp(0, GAPS - 1)

@@ -28,9 +28,8 @@ class RelationAttention(nn.Module):
         self.out = Linear(heads * head_width, width, bias=False)
         self.relation = Linear(width, 3 * head_width, bias=False) if is_relational else None
         half = user_width // 2
-        self.scale = nn.ModuleList(nn.Sequential(nn.Linear(user_width, half), nn.ReLU(), nn.Linear(half, 1)) for _ in range(3))
-        if not is_relational:
-            self.scale = nn.ModuleList()
+        self.scale = nn.ModuleList(nn.Sequential(nn.Linear(user_width, half), nn.ReLU(), nn.Linear(half, 1))
+                                   for _ in range(3) if is_relational)
 
     def forward(self, x: Tensor, user: Tensor, hidden: Tensor) -> Tensor:
         """x [B, S, D], user [B, F], hidden float [B, 1, 1, S] (`hide` of the padding) -> [B, S, D]."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,12 +20,13 @@ from torch import Tensor
 
 from semid.coding import Coder, made_once
 from semid.collaborative import behaviour_vectors
+from semid.config import ReadWhere
 from semid.data.indexing import IndexingBatches
 from semid.data.pairs import SetBatches
 from semid.encoders.text import item_texts
 from semid.encoders.words import word_rows
 from semid.errors import DataError
-from semid.generation import refuse_nested
+from semid.generation import OF_TWO_LEVEL, refuse_nested
 from semid.generators import colarec as generators
 from semid.objectives.colarec import ColaRec as Loss
 from semid.recipes import lightgcn, semid
@@ -64,6 +66,13 @@ class Config:
     max_history: in use. epochs at most; look_every: epochs between looks at validation; patience: looks without a better NDCG@10.
     two_level: settings of semid's generator, which takes the codes instead where is_two_level.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        **OF_TWO_LEVEL, ("codes", None): ("cf", "levels", "size", "lightgcn"),
+        ("is_two_level", False): (
+            "words", "has_ids", "is_bag", "width", "heads", "head_width", "layers", "feedforward", "dropout", "max_tokens", "generation",
+            "ranking", "contrast", "has_index_task", "sampled", "max_history", "batch_size", "epochs", "look_every", "patience", "beams",
+            "optimization")}
 
     cf: str = "lightgcn"
     codes: str | None = None

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from semid import generation
 from semid.coding import Coder, made_once
-from semid.generation import generate, refuse_nested
+from semid.config import ReadWhere
+from semid.generation import OF_ONE_GENERATOR, TOKENIZER, generate, refuse_nested
 from semid.newcomers import Newcomers
 from semid.recipes.semid import Config as TwoLevel
 from semid.recipes.tiger import CAUSAL, with_content
@@ -47,6 +48,9 @@ class Config:
     (L_re) or both; alpha: weight of the contrast, temperature: of its cosines. tiger: TIGER's settings, of the tokenizer's network as of
     the generator; two_level: those of semid's generator, which takes the codes instead where is_two_level.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        **OF_ONE_GENERATOR, ("codes", None): ("loss", *TOKENIZER), ("loss", "contrast", "both"): ("alpha", "temperature")}
 
     codes: str | None = None
     loss: Literal["contrast", "mse", "both"] = "contrast"

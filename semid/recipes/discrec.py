@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.errors import ConfigError
 from semid.generators.discrec import DiscRec
 from semid.generators.encoder_decoder import EncoderDecoder
@@ -46,6 +48,9 @@ class Config:
     """branch_heads: of the attention among the codes of an item; has_positions, has_local_attention, has_gate: parts of the layer, see
     `DualBranch`; has_branches: false is T5 alone. letter: the codes, and in its `tiger` the generator's shape and training.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("has_branches", True): ("branch_heads", "has_positions", "has_local_attention", "has_gate")}
 
     branch_heads: int = 2
     has_branches: bool = True

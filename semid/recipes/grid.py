@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.generators.encoder_decoder import EncoderDecoder
 from semid.newcomers import Newcomers
@@ -43,6 +44,9 @@ VARIANTS: dict[str, dict[str, object]] = {
 @dataclass(frozen=True)
 class Config:
     """tokenizer: rkmeans, rvq or rqvae over `view`, unless there are published `codes`. The rest as in tiger's Config."""
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("tokenizer", "levels", "size"), ("is_causal", False): ("batch_size",), ("is_causal", True): ("tokens",)}
 
     text: str = "auto"
     view: str = "text"

@@ -16,12 +16,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from semid.config import ReadWhere
 from semid.data.batch import SequenceBatches
 from semid.data.priors import Priors, number_of, priors_of, share_of
 from semid.errors import ConfigError, DataError
@@ -72,6 +73,11 @@ class Config:
     heads off, None = all are on. merge: see `scorers.prior_heads`. answering: which horizon's heads answer. is_shuffled: items get the
     tags of others. temporal: the layers of `sasrec` or `hstu`, sizes as in their Config. tokens, epochs, patience: as for sasrec.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("heads", "priors"): ("composition", "is_weighted", "is_within", "gate", "is_shuffled"),
+        ("composition", "hierarchical"): ("is_tied", "has_segment_vectors", "has_bottleneck"),
+        ("temporal", "transformer"): ("feedforward",)}
 
     priors: tuple[str, ...] = ("category",)
     most: int = 8

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ import torch
 from semid import generation
 from semid.coding import Coder, made_once
 from semid.collaborative import behaviour_vectors
+from semid.config import ReadWhere
 from semid.errors import DataError
-from semid.generation import generate, refuse_nested
+from semid.generation import OF_ONE_GENERATOR, TOKENIZER, generate, refuse_nested
 from semid.newcomers import Newcomers
 from semid.recipes.lightgcn import Config as LightGCNSettings
 from semid.recipes.sasrec import PLAIN as PLAIN_SASREC
@@ -66,6 +68,10 @@ class Config:
     network as of the generator; two_level: those of semid's generator, which takes the codes instead where is_two_level. sasrec,
     lightgcn: how the collaborative vectors are trained, as wide as tiger.latent.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        **OF_ONE_GENERATOR, ("cf", "sasrec"): ("sasrec",), ("cf", "lightgcn"): ("lightgcn",),
+        ("codes", None): ("cf", "alpha", "beta", "groups", "cluster_sizes", "group_sizes", "last_epsilon", "hidden", *TOKENIZER)}
 
     codes: str | None = None
     cf: str = "sasrec"

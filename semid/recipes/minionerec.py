@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from semid import fine_tuning
 from semid.alignment import Alignment, align, check
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.data.tasks import TaskBatches
 from semid.fine_tuning import NEW, SMALL, FineTuning, opened, prepared, titles_of, tuned
 from semid.generators.backbone import Shape
@@ -62,6 +64,9 @@ class Config:
     X.index.json. hidden: widths of RQ-VAE's encoder; tokenizer_steps: its updates. has_title_tasks: tasks that tie codes to titles, in
     both stages. tuning: the language model and how it is tuned; alignment: the rewarded stage after that.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("levels", "size", "latent", "hidden", "tokenizer_steps")}
 
     text: str = "auto"
     view: str = "text"

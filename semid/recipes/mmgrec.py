@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.data.pairs import PairBatches, SetBatches
 from semid.encoders.content import with_text_view
 from semid.encoders.multimodal_graph import MultimodalGraph
@@ -58,6 +60,9 @@ class Config:
     tokenizer_epochs, epochs: of the three trainings, the last at most; look_every: epochs between looks at validation; patience: looks
     without a better NDCG@10.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("levels", "size", "tokenizer_hidden", "latent", "tokenizer_epochs")}
 
     modalities: tuple[str, ...] = ("image", "audio", "text")
     codes: str | None = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from semid.alignment import judged, want_judges
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.data.batch import SessionBatches, case_batches
 from semid.decoding.session import session_search
 from semid.errors import ConfigError
@@ -102,6 +103,9 @@ class Config:
     of `feedforward`. session: items of one. is_whole: leave out shorter ones. bad_share: sessions whose mean value is below this quantile
     of all values are no targets, where events have values. look_every, patience, beams: as for tiger.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("tokenizer", "levels", "size")}
 
     text: str = "auto"
     view: str = "text"

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from semid.coding import made_once
+from semid.config import ReadWhere
 from semid.errors import ConfigError, DataError
 from semid.evaluation.beyond_accuracy import category_column
-from semid.generation import refuse_fusion
+from semid.generation import NEVER, refuse_fusion
 from semid.recipes import semid
 from semid.recipes.semid import Config as TwoLevel
 from semid.recommenders import CodeRecommender
@@ -46,6 +47,12 @@ class Config:
     words: of a title. is_two_level: the generator reads all that semid's does. two_level: its settings; otherwise it reads names alone, and
     whether it has id embeddings and node vectors follows from the index.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        **NEVER, ("index", "sequential"): ("order",), ("index", "title"): ("words",),
+        ("index", "collaborative", "hybrid"): ("clusters", "leaf"),
+        ("is_two_level", True): tuple(f"two_level.{name}" for name in (
+            "text", "cf_dim", "has_content", "has_time_gaps", "has_request_gap", "has_item_ids", "has_node_vectors"))}
 
     index: Literal["random", "independent", "title", "sequential", "collaborative", "semantic", "hybrid",
                    "semantic_hybrid"] = "semantic_hybrid"

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semid.coding import made_once
+from semid.config import ReadWhere
 from semid.decoding.graph import ItemGraph
 from semid.generators.parallel import Parallel
 from semid.objectives.next_digits import NextDigits, NextItemOfDigits
@@ -58,6 +59,11 @@ class Config:
     search: all items are scored, or those that a graph leads to: `beams` items a step, `edges` neighbours each, `steps` times.
     The rest as in semid's Config.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("tokenizer", "digits", "size"), ("tokenizer", "product"): ("code_views",), ("loss", "items"): ("negatives",),
+        ("loss", "digits"): ("smoothing",), ("reads_codes_alone", False): ("has_item_ids", "has_time_gaps"),
+        ("search", "graph"): ("beams", "edges", "steps")}
 
     text: str = "auto"
     cf_dim: int = 64

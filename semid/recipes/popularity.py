@@ -13,7 +13,7 @@ from semid.errors import ConfigError
 from semid.recommenders import ItemRecommender, load_tensors
 from semid.scorers.popularity import Popularity, RecentPopularity
 from semid.training.job import Job
-from semid.types import Catalog, Split
+from semid.types import DAY, Catalog, Split
 
 VARIANTS: dict[str, dict[str, object]] = {"recent": {"days": 30.0}}
 IS_DETERMINISTIC = True
@@ -33,7 +33,7 @@ class Config:
 
 def check_days(days: float) -> None:
     """Raise `ConfigError` unless recent popularity can count so many days."""
-    if not 1 / 86_400 <= days <= 36_500:
+    if not 1 / DAY <= days <= 36_500:
         raise ConfigError(f"setting days: want a second (1 / 86,400) to 36,500 days, got {days}")
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
+from semid.config import ReadWhere
 from semid.data.batch import SequenceBatches
 from semid.objectives.next_item import GBCE, FullSoftmax, SampledSoftmax
 from semid.recommenders import ItemRecommender, load_tensors
@@ -44,6 +45,10 @@ class Config:
     tokens: positions in a batch; epochs at most, each of a pass over the data, or of `epoch_steps` batches where
     that is more; patience: epochs without a better validation NDCG@10.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("loss", "softmax"): ("smoothing",), ("loss", "sampled", "gbce"): ("negatives",), ("loss", "sampled"): ("shares_negatives",),
+        ("loss", "gbce"): ("calibration",)}
 
     width: int = 128
     layers: int = 2

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from semid.alignment import DDRO, SDPO, Alignment, align, check
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.data.batch import SequenceBatches, case_batches
 from semid.encoders.content import with_text_view
 from semid.errors import ConfigError, DataError
@@ -109,6 +110,10 @@ class Config:
     place of training one; `{seed}` in it stands for the seed.
     """
 
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("tokenizer", "code_views", "levels", "size", "collisions"), ("tokenizer", "rqvae"): ("tokenizer_steps",),
+        ("temporal", "transformer"): ("feedforward",), ("fusion", True): ("voices", "scorer", "recent", "sasrec")}
+
     text: str = "auto"
     cf_dim: int = 64
     tokenizer: Literal["rkmeans", "rqvae", "product"] = "rkmeans"
@@ -153,8 +158,6 @@ class Config:
             raise ConfigError("setting recent.days: want a number of days, got None; leave recent out of voices if it shall not be heard")
         if not self.fusion and self.voices == ("item_knn",):  # of a run of before there was `recent`, where it was the default
             object.__setattr__(self, "voices", Config.voices)
-        if not self.fusion and self.voices != Config.voices:
-            raise ConfigError("setting voices: pooled where fusion is on alone; take semid:fusion or semid:ensemble, or leave it out")
         if any(self.scorer.recent):
             raise ConfigError("setting scorer.recent: a fusion hears recent popularity as a voice of its own; leave it out")
         if self.sasrec.loss != "softmax":

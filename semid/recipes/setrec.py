@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from semid.collaborative import behaviour_vectors
+from semid.config import ReadWhere
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import ConfigError, DataError
@@ -49,6 +51,10 @@ class Config:
     alpha: weight of reading content back. batch_size: targets, or, where is_causal, `tokens` positions in a batch, all supervised. epochs
     at most; look_every: steps between looks at validation; patience: looks without a better NDCG@10.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("has_cf", True): ("cf", "cf_width"), ("cf", "sasrec"): ("sasrec",), ("is_causal", False): ("batch_size",),
+        ("is_causal", True): ("tokens",)}
 
     text: str = "auto"
     view: str = "text"

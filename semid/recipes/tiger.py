@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from semid.alignment import DDRO, SDPO, Alignment, align, check
 from semid.coding import Coder, made_once
+from semid.config import ReadWhere
 from semid.data.batch import SequenceBatches, TargetBatches
 from semid.encoders.content import with_text_view
 from semid.errors import DataError
@@ -51,6 +53,10 @@ class Config:
     look_every: steps between looks at validation; patience: looks without a better NDCG@10. alignment: training on preferences or
     rewards after that.
     """
+
+    READ_WHERE: ClassVar[ReadWhere] = {
+        ("codes", None): ("levels", "size", "latent", "tokenizer_steps"), ("is_causal", False): ("batch_size",),
+        ("is_causal", True): ("tokens",)}
 
     text: str = "auto"
     view: str = "text"

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from semid.errors import DataError
 from semid.nn.loop import loop
-from semid.types import Batch, Interactions
+from semid.types import DAY, Batch, Interactions
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RecentPopularity:
                             "name the column of times with --time")
         order = np.argsort(train.time, kind="stable")
         return cls(torch.from_numpy(train.item[order].astype(np.int64)), torch.from_numpy(train.time[order]),
-                   torch.tensor(round(days * 86400)), torch.ones(len(train.items)))
+                   torch.tensor(round(days * DAY)), torch.ones(len(train.items)))
 
     def with_items(self, count: int) -> RecentPopularity:
         """Return the scorer of `count` more items, which nobody took yet."""

@@ -21,8 +21,7 @@ from semid.data.columns import listed
 from semid.errors import ConfigError, DataError, did_you_mean
 from semid.serving.contract import Rules
 from semid.serving.snapshot import Snapshot
-
-DAY = 86_400.0
+from semid.types import DAY
 
 
 def check(rules: Rules, snapshot: Snapshot) -> None:

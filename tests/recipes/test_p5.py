@@ -31,7 +31,7 @@ def short(epochs: int = 2, **changes) -> dict:
 @pytest.mark.parametrize("index", INDEXES)
 def test_every_index_fills_its_lists_with_real_items_and_is_read_again(index, tmp_path):
     world = walk(users=60)
-    settings = {name: value for name, value in short().items() if name != "index"}
+    settings = {"two_level": short()["two_level"], **({"leaf": 20, "clusters": 4} if index == "hybrid" else {})}
     run = train(f"p5:{index}", world, out=tmp_path / "run", settings=settings)
     recommender = run.recommender
     assert isinstance(recommender, CodeRecommender)
