@@ -46,7 +46,8 @@ DDRO: dict[str, object] = {
     "alignment.method": "dpo", "alignment.beta": 0.4, "alignment.supervised": False, "alignment.steps": 4000, "alignment.look_every": 500,
     "alignment.optimization": Optimization(learning_rate=1e-6, beta2=0.999, warmup=1000, weight_decay=0.0, final=0.0, clip=0.5)}
 """Settings of a variant: DDRO's pairwise stage (arXiv 2504.05181) as its code sets it; 4,000 steps of 64 are its two passes on Amazon
-Beauty. Its misses are drawn from BM25's best, here they are the model's own beams."""
+Beauty. Its misses are drawn from BM25's best, here they are the model's own beams; it stops at the first look that is no better, here all
+steps are taken and the best look is kept."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ class ItemRecommender:
 
     def score_items(self, histories: Batch, items: Tensor) -> Tensor:
         """Return float32 [B, C]: the scores of items int64 [B, C] (-1 pads give -inf)."""
-        return self.score(histories).gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
+        scores = self.score(histories).to(items.device)
+        return scores.gather(1, items.clamp_min(0)).masked_fill(items < 0, -torch.inf)
 
     def save(self, folder: Path) -> None:
         save_tensors(folder / "scorer.safetensors", tensors_of(self.scorer))

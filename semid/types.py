@@ -313,8 +313,10 @@ class Batch:
         return Batch(self.item[rows], self.time[rows], self.length[rows], self.target[rows], self.user[rows], action)
 
     def to(self, device) -> Batch:
-        """Return the batch on another device."""
-        move = lambda t: None if t is None else t.to(device, non_blocking=True)
+        """Return the batch on another device. Only a copy to an accelerator may go on in the background: the processor would read its
+        memory before the values are there."""
+        is_background = str(device).partition(":")[0] != "cpu"
+        move = lambda t: None if t is None else t.to(device, non_blocking=is_background)
         return replace(self, item=move(self.item), time=move(self.time), length=move(self.length),
                        target=move(self.target), user=move(self.user), action=move(self.action),
                        extra={k: move(v) for k, v in self.extra.items()})

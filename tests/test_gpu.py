@@ -76,6 +76,25 @@ def test_hstu_over_real_tokens_equals_the_plain_one_on_the_gpu_in_values_and_gra
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("variant", ["dpo", "grpo"])
+def test_alignment_learns_on_the_gpu_with_rewards_that_live_on_the_cpu(variant, tmp_path):
+    world = walk()
+    rewards = {"alignment.rewards": ("rule", "collaborative")} if variant == "grpo" else {}
+    short = {"alignment.steps": 20, "alignment.look_every": 10, "alignment.optimization.warmup": 2}
+    run = train(f"semid:{variant}", world, out=tmp_path / "run", settings={**settings_of("semid"), **short, **rewards}, device="cuda")
+    assert measure(run.recommender, world, seen="remove")["ndcg@10"] >= 0.9
+
+
+@pytest.mark.parametrize("name", ["sasrec", "semid", "parallel", "hstu"])
+def test_candidates_have_the_scores_of_the_cpu(name, tmp_path):
+    world = walk()
+    run = train(name, world, out=tmp_path / "run", settings=settings_of(name), device="cuda")
+    _, batch = next(case_batches(world, world.test))
+    items = torch.arange(8).expand(len(batch), 8)
+    ours, theirs = run.recommender.score_items(batch, items), load(tmp_path / "run").recommender.score_items(batch, items)
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.01)
+
+
 def test_training_that_was_stopped_goes_on_on_the_gpu(tmp_path, monkeypatch):
     import semid.recipes.sasrec as recipe
 

@@ -130,7 +130,10 @@ def taken_apart(model: Any) -> Backbone:
 
 
 def add_adapters(network: Any, lora: LoRA) -> None:
-    """Freeze the network and put low-rank adapters, which train, beside each of its linear layers. In place."""
+    """Freeze the network and put low-rank adapters, which train, beside each of its linear layers. In place.
+
+    Adapters are float32 whatever the network is: bfloat16 would lose most steps of training to rounding.
+    """
     try:
         import peft
     except ImportError as error:
@@ -140,6 +143,8 @@ def add_adapters(network: Any, lora: LoRA) -> None:
     peft.inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _new_tokenizer(texts: Sequence[str], words: int) -> Any:

@@ -128,7 +128,8 @@ class HSTU(nn.Module):
         super().__init__()
         self.has_time_bias = has_time_bias
         self.position = nn.Embedding(max_length, width)
-        nn.init.trunc_normal_(self.position.weight, std=width**-0.5)
+        spread = width**-0.5
+        nn.init.trunc_normal_(self.position.weight, std=spread, a=-2 * spread, b=2 * spread)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(HSTUBlock(width, heads, head_width, dropout, max_length, has_position_bias=has_position_bias,
                                               has_time_bias=has_time_bias) for _ in range(layers))

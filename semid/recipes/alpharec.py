@@ -3,7 +3,7 @@
 Source: Sheng et al., "Language Representations Can Be What Recommenders Need", ICLR 2025, arXiv 2407.05441. Status: paper's shape and
 defaults; `alpharec:linear` is its probe (a linear map, no graph), `alpharec:no_mlp` and `alpharec:no_graph` leave one part out.
 Deviations: (1) the language model is the one at hand, so the map is as wide as for the paper's best (1,536); (2) stops by validation
-NDCG@10. Not here: a user's stated intention, and the transfer to another catalogue.
+NDCG@10; (3) gradients are clipped at norm 5. Not here: a user's stated intention, and the transfer to another catalogue.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 Source: Zhai et al., "Actions Speak Louder than Words", ICML 2024, arXiv 2402.17152, retrieval on public data. Status: paper's
 shape, loss and optimizer; compare with `sasrec:as_hstu`, a transformer of the same shape under the same loss and optimizer.
-Deviations: (1) early stopping on validation NDCG@10; (2) batches hold a number of positions, not of users; (3) item vectors start
-from a normal distribution with spread .02, not cut at two spreads. As in the paper the model is told when it is asked: the time bias
-reads the time of the request, in training and evaluation that of the item to come, which a service knows and other recipes here do
-not read. `hstu:order` goes without any clock. Where the data have an order but no times the bias of time is left out.
+Deviations: (1) early stopping on validation NDCG@10; (2) batches hold a number of positions, not of users; (3) item vectors start from a
+normal distribution with spread .02, not cut at two spreads; (4) gradients are clipped at norm 5. As in the paper the model is told when
+it is asked: the time bias reads the time of the request, in training and evaluation that of the item to come, which a service knows and
+other recipes here do not read. `hstu:order` goes without any clock. Where the data have an order but no times the bias of time is left
+out.
 """
 
 from __future__ import annotations

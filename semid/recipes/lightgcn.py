@@ -2,7 +2,7 @@
 
 Source: He et al., SIGIR 2020, arXiv 2002.02126, and the settings of its code. Status: baseline, paper's shape and defaults.
 Deviations: (1) stops when validation NDCG@10 no longer rises (the code: 1,000 epochs); (2) users are answered by their histories, so that
-new users and new events need no training, see `scorers.propagation.GraphScorer`.
+new users and new events need no training, see `scorers.propagation.GraphScorer`; (3) gradients are clipped at norm 5.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ Status: paper's stages and defaults, for any causal model of transformers by nam
 (a small random network that reads and writes codes alone, without rewards) none. `minionerec:sft` stops before rewards,
 `minionerec:no_alignment` drops the tasks with titles from both stages, `minionerec:rule` the rank reward, `minionerec:scratch` starts
 from a small random network and keeps the rest; `minionerec:lora` trains adapters and the vectors of new tokens.
-Deviations: (1) the text encoder is the one at hand (the paper: a Qwen embedding model), and 3,000 updates of the tokenizer (10,000 epochs);
-(2) items that Sinkhorn's repair leaves together get the nearest free last codes, so that every item has its own; (3) new tokens start at
-the mean of their items' titles (`initial_rows`; the paper: at random); (4) the kept weights are those of the best NDCG@10 on validation
-(the paper: of the lowest loss); (5) in rollouts titles stand for descriptions too; (6) the reference is set anew only with
-alignment.rounds; (7) the collaborative reward (`minionerec:collaborative`) is item-kNN's score (the paper: a SASRec's); (8) instructions
-in our own words, and the deviations of `generators.language_model`.
+Deviations: (1) the text encoder is the one at hand (the paper: a Qwen embedding model), and the tokenizer is `tokenizers.rqvae` with its
+batches, weight decay and 3,000 updates (10,000 epochs of the whole catalogue); (2) items that Sinkhorn's repair leaves together get the
+nearest free last codes, so that every item has its own; (3) new tokens start at the mean of their items' titles (`initial_rows`; the
+paper: at random); (4) the kept weights are those of the best NDCG@10 on validation (the paper: of the lowest loss); (5) in rollouts
+titles stand for descriptions too; (6) the reference is set anew only with alignment.rounds; (7) the collaborative reward
+(`minionerec:collaborative`) is item-kNN's score (the paper: a SASRec's); (8) instructions in our own words, and the deviations of
+`generators.language_model`.
 """
 
 from __future__ import annotations

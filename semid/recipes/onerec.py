@@ -11,13 +11,15 @@ Deviations: (1) a session is the next five events, as public logs don't say what
 time, view-through, follow, like) there is "taken", against sessions of others, and where events have values "valued"; (3) codes are
 balanced at the least cost, not greedily, and items with equal codes take the next free ones; (4) a level's softmax covers its own codes,
 beams walk the code tree, and no item stands in a session twice; (5) experts, balance loss and DPO's settings that the paper doesn't print
-are Switch Transformer's and DPO's; (6) AdamW, early stopping on validation. A second reward model that alignment never sees judges its
-sessions too, and weights are kept only if held-out NDCG@10 of single items doesn't fall.
+are Switch Transformer's and DPO's; (6) AdamW, early stopping on validation; (7) every session is a target, unless `bad_share` leaves out
+those of low value: what makes a session good is a shop's own. A second reward model that alignment never sees judges its sessions too,
+and weights are kept only if held-out NDCG@10 of single items doesn't fall.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -72,8 +74,9 @@ JUDGED = 512
 class IPA:
     """Iterative preference alignment. rounds: how often the reference is set to the policy of then; 0 = none. ratio: share of the training
     rows that get a pair; group: sessions the model writes for one, each extended by its `width` best items. gap: rewards of a pair differ
-    by more, in standard deviations of a tower. beta, weight: of the DPO loss. steps, look_every: of a round. reward_steps: training of
-    each reward model. towers: weights of the reward's towers, "taken" and "valued".
+    by more, in standard deviations of a tower. beta: of the DPO loss; weight: of it beside the sum of the next-token loss over a session.
+    steps, look_every: of a round. reward_steps: training of each reward model. towers: weights of the reward's towers, "taken" and
+    "valued".
     """
 
     rounds: int = 2
@@ -232,23 +235,20 @@ def align_sessions(recommender: SessionRecommender, config: Config, data: Split,
 
     The reward model learns from every second user, the one that judges afterwards from the others.
     """
-    ipa, generator = config.ipa, cast("SessionGenerator", recommender.generator)
+    ipa, generator = config.ipa, recommender.generator
     seen = resolve_seen("auto", data.train)
     reward, judge = (train_reward(config, data, job, half) for half in (0, 1))
     weights = torch.tensor(ipa.towers[: len(reward.towers)], device=job.device)
-    writing = replace(recommender, session_beams=ipa.group)
-
-    def propose(batch: Batch) -> Tensor:
-        with without_dropout(generator):
-            return writing.sessions(batch, seen=seen)
-
-    pairs = SessionPairs(sessions_of(config, data, job.seed + 1), propose, lambda batch, sessions: reward.reward(batch, sessions, weights),
-                         items=config.session, ratio=ipa.ratio, gap=ipa.gap, seed=job.seed, device=job.device)
+    batches = sessions_of(config, data, job.seed + 1)
     say = lambda when: job.log.write("sessions", note=f"{when} alignment", **judgement(recommender, (reward, judge), data, seen))
     say("before")
     with judged(recommender, data, job) as looks:
         for turn in range(ipa.rounds):
-            objective = SessionPreference(frozen(generator), NextSession(config.balance), ipa.beta, ipa.weight)
+            reference = frozen(generator)  # M_t, which writes the sessions of the round too
+            writing = replace(recommender, generator=reference, session_beams=ipa.group)
+            pairs = SessionPairs(batches, partial(writing.sessions, seen=seen), partial(reward.reward, weights=weights),
+                                 items=config.session, ratio=ipa.ratio, gap=ipa.gap, seed=job.seed, device=job.device)
+            objective = SessionPreference(reference, NextSession(config.balance), ipa.beta, ipa.weight / config.session)
             fit(generator, objective, pairs, steps=ipa.steps, optimization=ipa.optimization,
                 validation=Validation(lambda: measure(recommender, looks, seen=data.protocol.seen, limit=2000), every=ipa.look_every),
                 checkpoint=job.checkpoint(f"alignment-{turn}"), resume=job.resume, log=job.log, stage=f"ipa round {turn + 1}")

@@ -2,8 +2,8 @@
 
 Source: Kang and McAuley, ICDM 2018, arXiv 1808.09781; gBCE from gSASRec, RecSys 2023, arXiv 2308.07192. Status: baseline.
 Deviations: pre-norm blocks, GELU, AdamW with a cosine schedule, early stopping on validation NDCG@10; the loss is full softmax with
-smoothed labels by default (the paper's BCE with one negative is `sasrec:bce`), and an item is scored by its input vector with a small
-offset of its own (`sasrec:tied` has the paper's one table).
+smoothed labels by default (the paper's BCE with one negative is `sasrec:bce`, whose negatives may be among what the user took, as nobody
+looks), and an item is scored by its input vector with a small offset of its own (`sasrec:tied` has the paper's one table).
 """
 
 from __future__ import annotations

@@ -59,8 +59,9 @@ class CoST:
             total = total + parts["reconstruction"]
         if self.kind != "mse":
             group = twin[batch.item]
-            parts["contrast"] = in_batch_contrast(F.normalize(given, dim=1), F.normalize(reconstructed.float(), dim=1),
-                                                  temperature=self.temperature, same=group[:, None] == group)
+            with torch.autocast(given.device.type, enabled=False):  # bfloat16 has one cosine for all near-duplicates
+                parts["contrast"] = in_batch_contrast(F.normalize(given, dim=1), F.normalize(reconstructed.float(), dim=1),
+                                                      temperature=self.temperature, same=group[:, None] == group)
             total = total + self.alpha * parts["contrast"]
         if self.kind == "both":
             total = total + quantization

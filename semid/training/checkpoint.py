@@ -36,8 +36,8 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
     tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    if (device := _cuda(model)) is not None:
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     progress = {k: v for k, v in state.__dict__.items() if k != "best"}
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {"progress": json.dumps(progress)}))
@@ -77,6 +77,12 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    if "random/cuda" in tensors and (device := _cuda(model)) is not None:
+        torch.cuda.set_rng_state(tensors["random/cuda"], device)
     return Checkpoint(**progress, best=part("best/"))
+
+
+def _cuda(model: nn.Module) -> torch.device | None:
+    """The GPU that the model trains on, whose random state is part of its training."""
+    device = next(model.parameters()).device
+    return device if device.type == "cuda" else None

@@ -26,7 +26,7 @@ class SessionPairs:
 
     A row gets one with probability `ratio`, drawn from (seed, step): propose (batch -> sessions int64 [B, G, P], distinct) writes its
     sessions, reward (batch, sessions -> float [B, G]) chooses among them. No pair where the rewards differ by `gap` or less, or where the
-    catalogue gave out in the midst of a session. Resuming needs no state: the weights, and with them the sessions, are those of the step.
+    catalogue gave out in the midst of a session. Resuming needs no state where what proposes stands still, as the reference does.
     """
 
     def __init__(self, batches: Batches, propose: SessionProposal, reward: SessionValue, *, items: int, ratio: float, gap: float = 0.0,

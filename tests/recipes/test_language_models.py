@@ -91,6 +91,7 @@ def test_a_frozen_network_in_bfloat16_answers(trained, tmp_path):
     run = train("minionerec", walk(users=20), out=tmp_path / "run",
                 settings=short(minionerec, model=str(folder), trained=trained, dtype="bfloat16"))
     assert run.recommender.generator.network.dtype == torch.bfloat16
+    assert all(parameter.dtype == torch.float32 for parameter in run.recommender.generator.parameters() if parameter.requires_grad)
     assert run.recommender.generator.embedding.weight.dtype == torch.float32
     assert_alike(load(tmp_path / "run"), run)
     with pytest.raises(ConfigError, match="dtype=bfloat16"):

@@ -145,6 +145,28 @@ def test_the_log_tells_the_load_of_the_experts_the_judgement_and_the_promotion()
     assert "pairs" in told
 
 
+def test_the_sessions_of_a_round_are_written_by_its_frozen_reference(monkeypatch):
+    writers, references = [], []
+
+    def pairs(batches, propose, *rest, **options):
+        writers.append(propose.func.__self__.generator)
+        return SessionPairs(batches, propose, *rest, **options)
+
+    def preference(reference, *rest):
+        references.append(reference)
+        return SessionPreference(reference, *rest)
+
+    monkeypatch.setattr(onerec, "SessionPairs", pairs)
+    monkeypatch.setattr(onerec, "SessionPreference", preference)
+    recommender = onerec.run(replace(SHORT, ipa=replace(SHORT.ipa, rounds=2)), walk(users=60), Job())
+    assert len(writers) == 2
+    assert writers[0] is not writers[1]
+    for writer, reference in zip(writers, references, strict=True):
+        assert writer is reference
+        assert writer is not recommender.generator
+        assert not any(parameter.requires_grad for parameter in writer.parameters())
+
+
 def test_a_mixture_that_collapsed_is_told_with_advice():
     records = []
     config = replace(SHORT, ipa=replace(SHORT.ipa, rounds=0))
