@@ -1,6 +1,7 @@
 """The command line: a closed list of verbs, each a thin function over the Python API.
 
-Results go to stdout (tables, or with --json one JSON value and nothing else); progress, warnings and errors go to stderr.
+Results go to stdout (tables, or with --json one JSON value and nothing else); progress, warnings and errors go to stderr. With --json a
+mistake is {"error": message} on stdout as well.
 Exit codes: 0 done; 2 a mistake that the user can mend, told in one message; 130 interrupted (Ctrl-C, SIGTERM), with the command that goes
 on; 1 a defect. torch, DuckDB and Arrow are imported inside the verbs, so that `--help` answers at once.
 """
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from semid.comparison import Table
-    from semid.serving.contract import Change, History
+    from semid.serving.contract import Change, History, Request
     from semid.serving.engine import Engine
     from semid.training.log import Log
     from semid.training.progress import Progress
@@ -317,17 +318,24 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
 
 
 def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items = None,
+              users: Annotated[str | None, arg(metavar="all|FILE")] = None, out: Path | None = None, quiet: bool = False,
               k: Annotated[int, arg(aliases=("-k",))] = 10, where: Annotated[str | None, arg(metavar="CONDITION")] = None,
               exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto", at: flags.Moment = None,
               engine: Literal["float", "int8"] = "float", json: bool = False) -> int:
     """Say what a user should see next: item ids, titles and scores, best first. Items added since training are among them.
 
-    JSON: {"user", "history": [{"item_id", "title"}], "where", "items": [{"item_id", "title", "score"}]}.
+    With --users the lists of many users become one table: user_id, rank, item_id, score.
+
+    JSON: {"user", "history": [{"item_id", "title"}], "where", "items": [{"item_id", "title", "score"}]}; with --users
+    {"users", "unknown_users", "empty", "rows", "out", "seconds"}.
 
     Args:
         run: run folder
         user: id of a user in the data
         history: item ids, oldest first, of anybody; "" for somebody new
+        users: all users of the data, or a text file with a user id a line; who is not in the data gets the most popular items
+        out: file for the lists of --users, .parquet or .csv
+        quiet: no progress
         k: how many items
         where: condition over the columns of the items table, such as "category = 'x' and price < 20"
         exclude: item ids that are never shown
@@ -341,16 +349,18 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     from semid.serving.engine import Engine
 
     say = Voice(json)
-    _want_one(user, history)
-    opened = Engine.open(run, engine=engine)
-    if at is not None and user is None:
+    _want_lists(users, out, user, history)
+    if at is not None and user is None and users is None:
         raise ConfigError("--at: want --user, whose events have times; a history of item ids has none")
-    past, left_out = _past(opened, user, history), tuple(flags.listed(exclude))
+    opened = Engine.open(run, engine=engine)
+    left_out = tuple(flags.listed(exclude))
     for id_ in left_out:
         opened.snapshot.catalog.items.row(id_, "item")  # a misspelt id would be shown
-    request = Request(past.item_ids, past.times, at=flags.moment(at, opened.snapshot.run.until), k=k, where=where, exclude=left_out,
-                      seen=seen, user=user)
-    [answer] = opened.recommend([request])
+    ask = Request(at=flags.moment(at, opened.snapshot.run.until), k=k, where=where, exclude=left_out, seen=seen)
+    if users is not None and out is not None:
+        return _write_lists(say, opened, users, out, ask, quiet)
+    past = _past(opened, user, history)
+    [answer] = opened.recommend([replace(ask, history=past.item_ids, times=past.times, user=user)])
     if answer.error is not None:
         raise answer.error
     opened.check_where(where)
@@ -362,6 +372,37 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
     say.result({"user": user, "history": shown, "where": where, "items": found})
+    return 0
+
+
+def _want_lists(users: str | None, out: Path | None, user: str | None, history: str | None) -> None:
+    """Raise `ConfigError` unless one is asked for, or many with a file to write."""
+    from semid.lists import check_ending
+
+    if users is None:
+        _want_one(user, history)
+        if out is not None:
+            raise ConfigError("--out: want --users all or --users FILE, whose lists it is for; one list is printed (--json)")
+        return
+    if user is not None or history is not None:
+        raise ConfigError("want --users, --user or --history, got several")
+    if out is None:
+        raise ConfigError("--users: want a file for the lists, --out FILE.parquet or FILE.csv")
+    check_ending(out)
+
+
+def _write_lists(say: Voice, engine: Engine, users: str, out: Path, ask: Request, quiet: bool) -> int:
+    from semid.lists import users_of, write_lists
+
+    named = users_of(engine, users)
+    engine.check_where(ask.where)
+    with say.progress(quiet) as progress:
+        done = write_lists(engine, named, out, ask, progress.view())
+    notes = [f"{done[name]:,} {what}" for name, what in (("unknown_users", "not in the data: the most popular items"),
+                                                         ("empty", "without any item")) if done[name]]
+    say.show(Text(f"{out}: {done['rows']:,} rows of {done['users']:,} users in {done['seconds']:.1f} s"
+                  + (f" ({'; '.join(notes)})" if notes else "")))
+    say.result(done)
     return 0
 
 
@@ -516,6 +557,27 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
     return 0
 
 
+def events(store: Annotated[str, tyro.conf.Positional, arg(metavar="STORE")], /, *, out: Path, json: bool = False) -> int:
+    """Write the events that a server stored as a table, to train again on: user_id, item_id, timestamp, action, value.
+
+    JSON: {"events", "out"}.
+
+    Args:
+        store: SQLite file, or redis://HOST:PORT/DATABASE, of `semid serve`; it may be running
+        out: file to write, .parquet or .csv
+        json: print JSON instead of a sentence
+    """
+    from semid.lists import check_ending, write_events
+    from semid.serving.histories import shown, stored_events
+
+    say = Voice(json)
+    check_ending(out)
+    count = write_events(stored_events(store), out)
+    say.show(Text(f"{out}: {count:,} events of {shown(store)}"))
+    say.result({"events": count, "out": str(out)})
+    return 0
+
+
 def recipes(name: Annotated[str | None, arg(metavar="[RECIPE]")] = None, /, *, results: Path = Path("results"),
             json: bool = False) -> int:
     """List the systems on offer, or one of them with all settings, groups included, and variants.
@@ -609,7 +671,7 @@ def serve(run: RunFolder, /, *, port: int = 8000, host: str = "127.0.0.1", key_f
 VERBS: dict[str, Callable[..., int]] = {
     "demo": demo, "data check": data_check, "train": train, "evaluate": evaluate, "compare": compare, "recommend": recommend,
     "explain": explain, "codes": codes, "add": add, "update": update, "remove": remove, "restore": restore,
-    "serve": serve, "recipes": recipes, "doctor": doctor}
+    "serve": serve, "events": events, "recipes": recipes, "doctor": doctor}
 
 NARROW: dict[str, object] = {"window": 20, "decay": [0.5, 0.85], "backward": [0.5, 1.0], "norm": [0.5]}
 DEMO: dict[str, dict[str, object]] = {
@@ -854,7 +916,8 @@ def overview() -> Text:
 
 def go_on(argv: Sequence[str]) -> str:
     """Return what to tell after an interruption: the command that goes on where `argv` stopped, or begins again."""
-    begun = argv[:1] == ["train"] and "--out" in argv[:-1] and _has_run(Path(argv[argv.index("--out") + 1]))
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--out=") else [word])]
+    begun = argv[:1] == ["train"] and "--out" in words[:-1] and _has_run(Path(words[words.index("--out") + 1]))
     again = [*argv, *(["--resume"] if begun and "--resume" not in argv else [])]
     keeps = argv[:1] in (["train"], ["compare"], ["demo"])
     return f"{'nothing is lost, go on with' if keeps else 'again'}: {shlex.join(['semid', *again])}"
@@ -896,6 +959,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else 2
     except SemidError as error:
         say.error(str(error))
+        Voice("--json" in argv).result({"error": str(error)})
         return 2
     except KeyboardInterrupt as stop:
         what = f" ({stop})" if str(stop) else ""
@@ -906,7 +970,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in MENDABLE:
-            say.error(f"{error.filename or 'the disk'}: {error.strerror}; {MENDABLE[error.errno]}")
+            message = f"{error.filename or 'the disk'}: {error.strerror}; {MENDABLE[error.errno]}"
+            say.error(message)
+            Voice("--json" in argv).result({"error": message})
             return 2
         traceback.print_exc()
         say.err.print(Text("This is a defect of semid; please report it with the lines above.", style="red"))

@@ -116,14 +116,17 @@ class Run:
         return events.item[events.offsets[row] : events.offsets[row + 1]]
 
     def recommend(self, user: str | None = None, history: Sequence[str] | None = None, *, k: int = 10, where: str | None = None,
-                  exclude: Sequence[str] = (), seen: str = "auto") -> list[dict]:
+                  exclude: Sequence[str] = (), seen: str = "auto", at: int | None = None) -> list[dict]:
         """Return up to k {"item_id", "title", "score"}, best first, for a known user or any history of item ids (oldest first).
 
         where: a condition over catalogue columns; one that no item satisfies is a `DataError`, over HTTP an empty list with a note.
         exclude: item ids never shown. No model learns from a history without events, so an empty one gets the most popular items, with
         their training events as scores. Items that were added to the run, changed or removed (`semid add` and so on) until it first
-        answers count; all else of a run is as it was trained.
+        answers count; all else of a run is as it was trained. at: when the user asks, UTC seconds, which some models read; None = when the
+        run's data end (a service asks now: `at=int(time.time())`).
         """
+        if at is not None and user is None:
+            raise ConfigError("recommend: at wants a user, whose events have times; a history of item ids has none")
         if (user is None) == (history is None):
             raise ConfigError("recommend: want either a user or a history, got " + ("both" if user is not None else "neither"))
         if not 1 <= k <= 10_000:
@@ -132,7 +135,7 @@ class Run:
             if isinstance(ids, str):
                 raise ConfigError(f"recommend: want {name} as a list of item ids, got the text {ids!r}; write {name}={[ids]!r}")
         if self._changed is not None:
-            return self._changed_answer(user, history, k=k, where=where, exclude=exclude, seen=seen)
+            return self._changed_answer(user, history, k=k, where=where, exclude=exclude, seen=seen, at=at)
         items = self.catalog.items
         rows = self.history(str(user)) if user is not None else np.array([items.row(i, "item") for i in history or []], np.int64)
         times = users = None
@@ -141,7 +144,7 @@ class Run:
             u = events.users.row(str(user), "user")
             times, users = [events.time[events.offsets[u] : events.offsets[u + 1]]], np.array([u])
         run = self if len(rows) else dataclasses.replace(self, recommender=self._most_popular)
-        answer = run.recommend_rows([rows], times=times, users=users, k=k, allowed=self.allowed(where, exclude), seen=seen)
+        answer = run.recommend_rows([rows], times=times, users=users, k=k, allowed=self.allowed(where, exclude), seen=seen, at=at)
         return [{"item_id": str(items.ids[item]), "title": self.catalog.titles[item], "score": float(score)}
                 for item, score in zip(answer.item[0], answer.score[0], strict=True) if item >= 0]
 
@@ -157,15 +160,15 @@ class Run:
         return Engine(load(self.folder))
 
     def _changed_answer(self, user: str | None, history: Sequence[str] | None, *, k: int, where: str | None, exclude: Sequence[str],
-                        seen: str) -> list[dict]:
+                        seen: str, at: int | None) -> list[dict]:
         from semid.serving.contract import History, Request
 
         assert self._changed is not None
         for id_ in exclude:
             self._changed.snapshot.catalog.items.row(id_, "item")
         past = History(tuple(history or ()), None) if user is None else self._changed.history(str(user))
-        [answer] = self._changed.recommend([Request(past.item_ids, past.times, at=self.until, k=k, where=where, exclude=tuple(exclude),
-                                                    seen=cast("Any", seen), user=user)])
+        [answer] = self._changed.recommend([Request(past.item_ids, past.times, at=self.until if at is None else at, k=k, where=where,
+                                                    exclude=tuple(exclude), seen=cast("Any", seen), user=user)])
         if answer.error is not None:
             raise answer.error
         self._changed.check_where(where)
@@ -173,14 +176,16 @@ class Run:
                 for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
 
     def recommend_rows(self, histories: Sequence[np.ndarray], *, times: Sequence[np.ndarray] | None = None,
-                       users: np.ndarray | None = None, k: int, allowed: np.ndarray | None = None, seen: str = "auto") -> Recommendations:
-        """`recommend` for many histories of item rows at once, asked when the run's data end (`until`), or at a history's own last time
-        if that is later. times: int64 of each history. users: integer [B], whose they are, for models that know users."""
+                       users: np.ndarray | None = None, k: int, allowed: np.ndarray | None = None, seen: str = "auto",
+                       at: int | None = None) -> Recommendations:
+        """`recommend` for many histories of item rows at once, asked `at` a UTC second or when the run's data end (`until`), or at a
+        history's own last time if that is later. times: int64 of each history. users: integer [B], whose they are, for models that know
+        users."""
         from semid.data.batch import history_batch
 
         requests = None
         if times is not None and self.until is not None:
-            requests = np.array([max([self.until, *time[-1:].tolist()]) for time in times], np.int64)
+            requests = np.array([max([self.until if at is None else at, *time[-1:].tolist()]) for time in times], np.int64)
         batch = history_batch(list(histories), None if times is None else list(times), users,
                               max_history=self.split.protocol.max_history, requests=requests)
         return self.recommender.recommend(batch, k=k, allowed=allowed, seen=self.resolve_seen(seen))

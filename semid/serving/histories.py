@@ -6,8 +6,10 @@ asks both the same questions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from semid.errors import SemidError
@@ -75,6 +77,10 @@ class Store(Protocol):
         """Return impressions in the order they were logged with the events that refer to them. after: a `Feedback.place`."""
         ...
 
+    async def events(self, after: str = "", limit: int = 10_000) -> list[tuple[str, Event]]:
+        """Return stored events in the order of arrival, each with its place. after: the place of the last one before them."""
+        ...
+
     async def close(self) -> None:
         """Write what waits, then close."""
         ...
@@ -104,3 +110,18 @@ def open_store(where: str, *, waiting: int = 10_000) -> Store:
     from semid.serving.sqlite_store import SqliteStore
 
     return SqliteStore(where, waiting=waiting)
+
+
+def stored_events(where: str) -> Iterator[Event]:
+    """Yield all events of a store, in the order of arrival. Raises `StoreError`, also for a file that isn't there."""
+    if "://" not in where and not Path(where).is_file():
+        raise StoreError(f"{where}: want the store of a server (RUN.histories.sqlite, or what --store named), and there is no such file")
+    loop, after = asyncio.new_event_loop(), ""
+    store = open_store(where)
+    try:
+        while found := loop.run_until_complete(store.events(after)):
+            after = found[-1][0]
+            yield from (event for _, event in found)
+    finally:
+        loop.run_until_complete(store.close())
+        loop.close()

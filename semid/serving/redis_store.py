@@ -108,6 +108,10 @@ class RedisStore:
             found.append(Feedback(place, impression, tuple(Event(**json.loads(text)) for text in texts)))
         return found
 
+    async def events(self, after: str = "", limit: int = 10_000) -> list[tuple[str, Event]]:
+        stored = await self._ask(self._redis.xrange("semid:events", f"({after}" if after else "-", "+", count=limit))
+        return [(place, Event(**json.loads(fields["event"]))) for place, fields in stored]
+
     async def close(self) -> None:
         if self._writes:
             await asyncio.wait(self._writes)

@@ -63,6 +63,10 @@ class SqliteStore:
         return [Feedback(str(place), Impression.from_json(text), tuple(Event(*row) for row in self._ask(query, (trace,))))
                 for place, trace, text in shown]
 
+    async def events(self, after: str = "", limit: int = 10_000) -> list[tuple[str, Event]]:
+        query = "SELECT place, key, user, item, time, action, value, trace FROM events WHERE place > ? ORDER BY place LIMIT ?"
+        return [(str(place), Event(*row)) for place, *row in self._ask(query, (int(after or 0), limit))]
+
     async def close(self) -> None:
         await asyncio.to_thread(self._write.close)
         self._read.close()

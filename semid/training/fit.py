@@ -7,6 +7,7 @@ checkpoint. So a killed run that resumes ends with the same bits on CPU as one t
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -218,6 +219,7 @@ class _Interrupt:
         if self.is_pending:
             raise KeyboardInterrupt
         self.is_pending = True
+        os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not safe in a handler of signals
 
 
 @contextmanager
