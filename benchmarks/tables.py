@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 ORDER = ("popularity", "popularity:recent", "item_knn", "item_knn:recent", "ease", "lightgcn", "ngcf", "alpharec", "sasrec",
-         "sasrec:sampled", "hstu", "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal",
+         "sasrec:sampled", "sasrec:as_hstu", "hstu", "hstu:order", "hstu:no_bias", "tiger", "tiger:causal", "grid", "grid:causal",
          "letter:causal", "cost:causal", "discrec:causal",
          "mmgrec", "mmgrec:no_graph", "mmgrec:no_relation", "mmgrec:visual", "mmgrec:acoustic",
          "colarec:small", "minionerec:no_alignment", "minionerec",
@@ -149,8 +149,10 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
         elif name == "mmgrec":
             said.append(f"mmgrec and its ablations {config['graph_epochs']} epochs of the graph, {config['epochs']} of the transformer")
         elif name == "hstu":
-            said.append(f"hstu, its ablations and sasrec:sampled {config['epochs']} epochs at most, {config['negatives']} negatives that "
-                        "a batch shares, one shape and one optimizer (the paper draws them for each position)")
+            rival = next(each for each in ("sasrec:as_hstu", "sasrec:sampled") if each in systems)
+            said.append(f"hstu, its ablations and {rival} {config['epochs']} epochs at most, fewer where validation no longer rises, "
+                        f"in batches of {config['tokens']:,} positions that share {config['negatives']} negatives, one shape and one "
+                        "optimizer (the paper: 128 histories, and negatives of each position's own)")
         elif name == "human_priors":
             said.append(f"human_priors, its ablations and multi-interest {config['width']} wide, {config['negatives']:,} negatives, "
                         f"{config['epochs']} epochs at most (the paper: 128 to 2,048 wide, 4,096 to 8,192 negatives, 30,000 steps of 64 "
