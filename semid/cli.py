@@ -31,7 +31,7 @@ from rich.text import Text
 from tyro.conf import arg
 
 from semid import flags
-from semid.errors import ConfigError, MissingExtra, SemidError, did_you_mean
+from semid.errors import ConfigError, MissingExtra, RunError, SemidError, did_you_mean
 from semid.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -240,9 +240,11 @@ def evaluate(run: RunFolder, /, *, protocol: Annotated[str | None, arg(metavar="
         from semid.evaluation.report import write
         from semid.reporting import report_of_run
 
-        write_json(run / "metrics.json", result)
-        page = write(report_of_run(loaded, entries), run / "report.html")
-        say.next([(f"open {quoted(page)}", "the same with pictures"),
+        page = run / "report.html"
+        with _unless_read_only(say):
+            write_json(run / "metrics.json", result)
+            write(report_of_run(loaded, entries), page)
+        say.next([*_to_open(page),
                   (f"semid recommend {quoted(run)} --history {_example(loaded.catalog.items.ids)}", "what comes after these items")])
     say.result(result)
     return 0
@@ -435,7 +437,7 @@ def explain(run: RunFolder, /, *, item: Annotated[str, arg(metavar="ID")], user:
 
 
 def add(run: RunFolder, /, *, items: Annotated[str, arg(metavar="NEW")], item_id: flags.Column = None,
-        view: Annotated[tuple[str, ...], arg(metavar="NAME=FILE.npy")] = (), json: bool = False) -> int:
+        view: Annotated[tuple[str, ...], arg(metavar="NAME=FILE.npy")] = (), skip_known: bool = False, json: bool = False) -> int:
     """Make new items recommendable without training: they get free codes from their content, old items keep theirs.
 
     All of the table or none of it; written to RUN/changes, the trained files stay as they are.
@@ -447,17 +449,19 @@ def add(run: RunFolder, /, *, items: Annotated[str, arg(metavar="NEW")], item_id
         items: table of the new items, with the columns of the run's own
         item_id: id column of the table
         view: text=FILE.npy, one row an item, where the run was trained on vectors of your own
+        skip_known: leave out items that the run has, so that NEW may be the table of all
         json: print JSON instead of tables
     """
     from semid.serving.engine import Engine
 
     opened = Engine.open(run)
     Voice(json).about(Text("the run's text encoder is loaded and checked first; later items of one table take milliseconds", style="dim"))
-    done = opened.add(items, item_id=item_id, views=flags.vectors(view))
+    done = opened.add(items, item_id=item_id, views=flags.vectors(view), skip_known=skip_known)
     return _tell_change(done, "added", json)
 
 
-def update(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEMS")], item_id: flags.Column = None, json: bool = False) -> int:
+def update(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEMS")], item_id: flags.Column = None, skip_unknown: bool = False,
+           json: bool = False) -> int:
     """Change columns of items: prices, stock, titles, whatever `--where` and the lists show. Codes stay, nothing is trained.
 
     All of the table or none of it; written to RUN/changes, the trained files stay as they are.
@@ -468,11 +472,12 @@ def update(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEMS")], it
         run: run folder
         items: table with the ids and the columns to change; other columns stay as they are
         item_id: id column of the table
+        skip_unknown: leave out items that the run hasn't, so that ITEMS may be the table of all
         json: print JSON instead of tables
     """
     from semid.serving.engine import Engine
 
-    return _tell_change(Engine.open(run).update(items, item_id=item_id), "changed", json)
+    return _tell_change(Engine.open(run).update(items, item_id=item_id, skip_unknown=skip_unknown), "changed", json)
 
 
 def remove(run: RunFolder, /, *, items: Annotated[str, arg(metavar="ITEM,ITEM,...|FILE")], item_id: flags.Column = None,
@@ -545,7 +550,9 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
     found = describe(loaded, examples)
     measured = of_run(loaded)
     commands = [("semid compare --codes --data EVENTS --items ITEMS --out runs/codes", "other ways of making codes beside this one")]
-    page = write(report(measured, loaded.split, name=run.name, seed=loaded.about["seed"], commands=commands), run / "codes.html")
+    page = run / "codes.html"
+    with _unless_read_only(say):
+        write(report(measured, loaded.split, name=run.name, seed=loaded.about["seed"], commands=commands), page)
     say.show(*views.codes(found), "", *views.kept(measured), *views.advice(measured))
     told = measured.to_dict()
     say.result({**found, "ground": told["ground"], "measured": told["ways"][0], "advice": told["advice"], "report": str(page)})
@@ -553,7 +560,7 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
         write_index_json(export, wanted_ids(loaded), loaded.catalog.items)
         again = f"semid train tiger --data EVENTS --items ITEMS --set codes={quoted(export)} --out RUN"
         commands.append((again, "another generator on these codes"))
-    say.next([(f"open {quoted(page)}", "the same with pictures"), *commands])
+    say.next([*_to_open(page), *commands])
     return 0
 
 
@@ -837,6 +844,9 @@ class Voice:
         for command, purpose in commands:
             self.out.print(Text.assemble("  ", (command, "cyan"), (f"   # {purpose}", "dim")), soft_wrap=True)
 
+    def warn(self, message: str) -> None:
+        self.err.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+
     def error(self, message: str) -> None:
         self.err.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
 
@@ -844,6 +854,19 @@ class Voice:
         from semid.training.progress import Progress
 
         return Progress(self.err, "quiet" if quiet else None)
+
+
+@contextmanager
+def _unless_read_only(say: Voice) -> Iterator[None]:
+    """Write what is good to have beside a result that is told in any case: where it can't be written, a warning says so."""
+    try:
+        yield
+    except RunError as error:
+        say.warn(str(error))
+
+
+def _to_open(page: Path) -> list[tuple[str, str]]:
+    return [(f"open {quoted(page)}", "the same with pictures")] if page.exists() else []
 
 
 def quoted(path: object) -> str:
@@ -888,12 +911,12 @@ MENDABLE = {
 class _Warnings(logging.Handler):
     """Warnings of the library as lines on stderr."""
 
-    def __init__(self, console: Console):
+    def __init__(self, say: Voice):
         super().__init__(logging.WARNING)
-        self.console = console
+        self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(Text.assemble(("warning: ", "bold yellow"), record.getMessage()), soft_wrap=True)
+        self.say.warn(record.getMessage())
 
 
 def find_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -940,7 +963,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     say = Voice()
-    warnings = _Warnings(say.err)
+    warnings = _Warnings(say)
     logging.getLogger("semid").addHandler(warnings)
     try:
         if not argv or argv[0] in ("-h", "--help"):

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import logging
 import os
 import platform
 import re
@@ -263,7 +264,10 @@ class Run:
                 found[seen] = evaluate(self.systems[system], self.split, cases, batches, part=part, seen=seen, ids=ids_of(self),
                                        vectors=self.text_vectors, categories=known_categories(self.catalog))
             if file is not None:
-                found[seen].save(file)
+                try:
+                    found[seen].save(file)
+                except RunError as error:  # a folder that is read alone: what was measured is returned all the same
+                    logging.getLogger(__name__).warning("%s", error)
         return found
 
     def under(self, protocol: Protocol) -> Run:

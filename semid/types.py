@@ -195,6 +195,12 @@ class Catalog:
         """Return the same catalogue with one more view, float32 [N, D]."""
         return replace(self, views={**self.views, name: vectors})
 
+    def take(self, rows: np.ndarray) -> Catalog:
+        """Return the items at rows int64 [n], in that order."""
+        return Catalog(IdMap(self.items.ids[rows].tolist()), self.table.take(rows),
+                       {name: [texts[row] for row in rows.tolist()] for name, texts in self.text.items()},
+                       {name: view[rows] for name, view in self.views.items()})
+
     def view(self, name: str) -> np.ndarray:
         """Return a view by name. Raises `DataError` that names the views there are."""
         if name not in self.views:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -213,6 +214,20 @@ def test_evaluate_writes_what_it_prints(run: Path, capsys: pytest.CaptureFixture
     assert cli.main(["evaluate", str(run), "--part", "valid"]) == 0
     assert "Validation: 150 cases" in capsys.readouterr().out
     assert (run / "metrics.json").read_bytes() == before
+
+
+def test_evaluate_tells_its_result_where_nothing_can_be_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                capsys: pytest.CaptureFixture):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("popularity.*", "report.html"))
+    monkeypatch.setattr(os, "replace", refuse)
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["systems"]["popularity"]["keep"]["metrics"]["ndcg@10"]["mean"] > 0
+    assert " ".join(err.split()).count("warning:") == 3  # two lists of cases, and the page
+    assert "Read-only file system" in err
 
 
 def test_evaluate_asks_the_questions_of_another_protocol_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture):
@@ -484,6 +499,15 @@ def test_the_health_of_codes_is_told_when_they_are_made_and_at_every_look():
 
 def test_a_count_is_three_digits():
     assert [views.short(n) for n in (7, 6_548, 45_760, 4_600_000, 2 * 10**9)] == ["7", "6.55k", "45.8k", "4.6M", "2G"]
+
+
+def test_the_command_that_goes_on_resumes_what_was_begun(tmp_path: Path):
+    for words in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
+        assert "--resume" not in cli.go_on(["train", "semid", *words])
+    (tmp_path / "config.json").touch()
+    for words in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
+        assert cli.go_on(["train", "semid", *words]).endswith(" --resume")
+        assert cli.go_on(["train", "semid", *words, "--resume"]).count("--resume") == 1
 
 
 def test_demo_serves_or_prints_json_but_not_both(capsys: pytest.CaptureFixture):

@@ -204,11 +204,13 @@ class Engine:
         if snapshot.newcomers is not None and snapshot.codes is not None:
             snapshot.newcomers.prepare(snapshot.codes.ids)
 
-    def add(self, items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None) -> Change:
+    def add(self, items: Any, *, item_id: str | None = None, views: Mapping[str, str | Path | np.ndarray] | None = None,
+            skip_known: bool = False) -> Change:
         """Make new items recommendable: encode them, give them free codes, merge them into the tree. All of them or none.
 
         items: a path or table as `semid.read` takes it, with columns of the run's catalogue. views: {"text": vectors [n, T]}
-        where the run was trained with vectors of its own. On disk before it is seen. Raises `ConfigError`, `DataError`, `RunError`.
+        where the run was trained with vectors of its own. skip_known: leave out items that the catalogue has, such as those of a table of
+        all; otherwise they are refused. On disk before it is seen. Raises `ConfigError`, `DataError`, `RunError`.
         """
         with self._changing:
             snapshot = self.snapshot
@@ -223,18 +225,29 @@ class Engine:
                                   f"does not read the text that they are made of ({snapshot.codes.ids.source}); train again with the new "
                                   "items, or with text and without --set codes=...")
             new = incoming.read_new(items, snapshot.run.catalog, item_id=item_id, views=views)
+            if skip_known:
+                new = new.take(np.flatnonzero([id_ not in snapshot.catalog.items for id_ in new.items.ids.tolist()]))
+                if not len(new):
+                    return Change("add", 0, snapshot.num_alive, snapshot.version)
             if known := [id_ for id_ in new.items.ids.tolist() if id_ in snapshot.catalog.items]:
                 raise DataError(f"new items: {known[0]!r}{f' and {len(known) - 1} more are' if len(known) > 1 else ' is'} in the "
-                                "catalogue already; leave them out, change their attributes with update, or show removed ones again with "
-                                "restore")
+                                "catalogue already; leave them out (skip_known), change their attributes with update, or show removed "
+                                "ones again with restore")
             codes, vectors = snapshot.newcomers.place(new, snapshot.codes.ids)
             return self._change("add", incoming.add_entry(new, codes, vectors), len(new))
 
-    def update(self, items: Any, *, item_id: str | None = None) -> Change:
-        """Change attributes of known items: the given columns of the given rows. Codes and content vectors stay."""
+    def update(self, items: Any, *, item_id: str | None = None, skip_unknown: bool = False) -> Change:
+        """Change attributes of known items: the given columns of the given rows. Codes and content vectors stay.
+
+        skip_unknown: leave out items that the catalogue has not; otherwise they are refused.
+        """
         with self._changing:
             snapshot = self.snapshot
             given = incoming.read_like(items, snapshot.catalog, item_id=item_id)
+            if skip_unknown:
+                given = given.take(np.flatnonzero([id_ in snapshot.catalog.items for id_ in given.items.ids.tolist()]))
+                if not len(given):
+                    return Change("update", 0, snapshot.num_alive, snapshot.version)
             rows = [snapshot.catalog.items.row(id_, "item") for id_ in given.items.ids.tolist()]
             table = incoming.conform(given, snapshot.catalog)
             changed = [name for name in snapshot.catalog.text if name in table.column_names]

@@ -30,7 +30,7 @@ def read_new(items: Any, known: Catalog, *, item_id: str | None = None,
     """
     given = read_like(items, known, item_id=item_id, views=views)
     table = conform(given, known)
-    columns = known.table.schema
+    columns = widened(known.table.slice(0, 0), table).schema
     whole = pa.table({field.name: table[field.name] if field.name in table.column_names else pa.nulls(len(given), field.type)
                       for field in columns}, schema=columns)
     return Catalog(given.items, whole, texts(whole, list(known.text), "new items"), given.views)
@@ -44,7 +44,8 @@ def read_like(items: Any, known: Catalog, *, item_id: str | None = None,
 
 
 def conform(given: Catalog, known: Catalog) -> pa.Table:
-    """Return the columns of `given` under the names and types of `known`, the id column among them."""
+    """Return the columns of `given` under the names and types of `known`, the id column among them. Fractions for a column that was whole
+    so far stay fractions: it becomes one of them (`widened`)."""
     theirs = id_column(known)
     own = id_column(given, theirs, known.table.column_names)
     columns = {}
@@ -56,12 +57,30 @@ def conform(given: Catalog, known: Catalog) -> pa.Table:
             raise DataError(f"items: unknown column {target!r}{did_you_mean(target, known.table.column_names)}; "
                             f"the run has: {listed(known.table.column_names)}")
         wanted = known.table.schema.field(target).type
+        if pa.types.is_integer(wanted) and has_fractions(given.table[name]):
+            wanted = pa.float64()
         try:
             columns[target] = _as_lists(given.table[name], wanted).cast(wanted)
         except pa.ArrowException as error:
             raise DataError(f"items, column {target!r}: want {wanted} as in the run, got {given.table[name].type} "
                             f"({str(error).splitlines()[0]}); write it as in the run's own table, or leave the column out") from None
     return pa.table(columns)
+
+
+def has_fractions(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Whether a column holds numbers that are not whole."""
+    import pyarrow.compute as pc
+
+    return pa.types.is_floating(column.type) and not pc.call_function("all", [pc.call_function("equal", [
+        pc.call_function("trunc", [column]), column])]).as_py()
+
+
+def widened(table: pa.Table, other: pa.Table) -> pa.Table:
+    """Return `table` with its whole numbers as float64 where `other` has fractions."""
+    for place, field in enumerate(table.schema):
+        if field.name in other.column_names and pa.types.is_integer(field.type) and pa.types.is_floating(other[field.name].type):
+            table = table.set_column(place, pa.field(field.name, pa.float64()), table[field.name].cast(pa.float64()))
+    return table
 
 
 def _as_lists(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:

@@ -300,6 +300,8 @@ def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
         try:
             if misfits := [value for value in values if not _fits(value, kind)]:
                 raise ValueError(reprlib.repr(misfits[0]))
+            if any(_is_fraction(value, kind) for value in values):
+                kind = pa.float64()  # a column that was whole so far
             columns[name] = pa.array(values, _sent(kind)).cast(kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             iso = "" if _sent(kind) == kind else " as ISO text"
@@ -308,19 +310,23 @@ def table_of(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:
 
 
 def _fits(value: object, kind: pa.DataType) -> bool:
-    """Refuse what Arrow would bend: text as a list of letters, fractions cut to whole numbers, numbers as some moment near 1970, true as
-    1. And numbers without end."""
+    """Refuse what Arrow would bend: text as a list of letters, fractions in lists of whole numbers, numbers as some moment near 1970, true
+    as 1. And numbers without end."""
     if value is None:
         return True
     if _is_list(kind):
-        return isinstance(value, list) and all(_fits(each, kind.value_type) for each in value)
+        return isinstance(value, list) and all(_fits(each, kind.value_type) and not _is_fraction(each, kind.value_type) for each in value)
     if _is_moment(kind):
         return isinstance(value, str)
     if isinstance(value, bool):
         return pa.types.is_boolean(kind)
     if isinstance(value, float):
-        return math.isfinite(value) and (not pa.types.is_integer(kind) or value.is_integer())
+        return math.isfinite(value)
     return not isinstance(value, list)
+
+
+def _is_fraction(value: object, kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) and isinstance(value, float) and not value.is_integer()
 
 
 def _sent(kind: pa.DataType) -> pa.DataType:

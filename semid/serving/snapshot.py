@@ -26,6 +26,7 @@ from semid.newcomers import Newcomers
 from semid.recommenders import CodeRecommender, Fusion, ItemRecommender
 from semid.run import Run, find_recipe
 from semid.serving.contract import Neighbour
+from semid.serving.incoming import widened
 from semid.serving.recent import Recent
 from semid.serving.together import Together
 from semid.tree import Constraint
@@ -193,7 +194,8 @@ class Snapshot:
         """Return the next snapshot, with n more items. table: their n rows of the catalogue's columns; text: of its fields;
         codes: integer [n, L]; content: float32 [n, F], what the generator reads of them."""
         old = self.catalog
-        catalog = Catalog(IdMap([*old.items.ids.tolist(), *ids]), pa.concat_tables([old.table, table]).combine_chunks(),
+        both = pa.concat_tables([widened(old.table, table), widened(table, old.table)])
+        catalog = Catalog(IdMap([*old.items.ids.tolist(), *ids]), both.combine_chunks(),
                           {name: [*texts, *text[name]] for name, texts in old.text.items()})
         assert not isinstance(self.recommender, ItemRecommender), "who asks has made sure that items have codes"
         return replace(self._next(), catalog=catalog, recommender=self.recommender.with_items(codes, content),
@@ -204,7 +206,8 @@ class Snapshot:
         """Return the next snapshot, with the columns of `table` [n], and `text`, in place at item rows int64 [n]. Codes stay."""
         source = np.arange(len(self))
         source[rows] = len(self) + np.arange(len(rows))
-        current, texts = self.catalog.table, dict(self.catalog.text)
+        current, texts = widened(self.catalog.table, table), dict(self.catalog.text)
+        table = widened(table, current)
         for name in table.column_names:
             place = current.schema.get_field_index(name)
             both = pa.chunked_array([*current[name].chunks, *table[name].chunks], current.schema.field(place).type)

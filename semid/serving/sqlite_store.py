@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
@@ -159,7 +160,8 @@ class GroupCommit:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # a disk that fails here too: the next commit, which can't begin, comes here again
+                    self._connection.execute("ROLLBACK")
             failure = StoreError(f"the store cannot be written: {error}; nothing of this request was stored; free some space or mend "
                                  "the disk, then send it again")
             outcomes = [(future, None, failure) for _, future in jobs]

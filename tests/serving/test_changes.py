@@ -182,7 +182,8 @@ def test_a_recipe_of_codes_without_a_way_for_new_items_says_so(tmp_path):
 def test_a_run_of_published_codes_answers_but_takes_no_new_items(tmp_path, capsys: pytest.CaptureFixture):
     codes = {f"i{row}": [f"<a_{row // 8}>", f"<b_{row % 8}>"] for row in range(60)}
     (tmp_path / "shop.index.json").write_text(json.dumps(codes))
-    settings = {**world.SMALL, "epochs": 1, "codes": str(tmp_path / "shop.index.json")}
+    settings = {name: value for name, value in world.SMALL.items() if name != "size"}
+    settings |= {"epochs": 1, "codes": str(tmp_path / "shop.index.json")}
     folder = world.train("semid", tmp_path / "run", settings).folder
     assert len(shown(Engine.open(folder))) == 60
     pq.write_table(world.items(NEW), tmp_path / "new.parquet")
@@ -345,3 +346,38 @@ def test_fusion_takes_new_items(tmp_path, voices):
     engine = Engine.open(folder)
     engine.add(world.items(NEW))
     assert len(shown(engine)) == 66
+
+
+def test_a_column_that_was_whole_takes_fractions_and_keeps_them(tmp_path):
+    whole = world.items().set_column(world.items().schema.get_field_index("price"), "price", pa.array(range(60), pa.int64()))
+    semid.train("semid", semid.read(world.events(), whole), out=tmp_path / "run", settings={**world.SMALL, "epochs": 1})
+    engine = Engine.open(tmp_path / "run")
+    cheap = Request(("i6",), k=100, where="price < 1.5", seen="keep")
+    assert set(shown(engine, cheap)) == {"i0", "i1"}
+    engine.update(pa.table({"item_id": ["i9"], "price": [3.0]}))  # as a program sends whole numbers
+    assert engine.snapshot.catalog.table["price"].type == pa.int64()
+    engine.update(pa.table({"item_id": ["i7", "i8"], "price": [1.25, None]}))
+    engine.update(pa.table({"item_id": ["i1"], "price": [4]}))
+    new = world.items(range(60, 62)).set_column(4, "price", pa.array([0.5, 7.0]))
+    assert new.column_names[4] == "price"
+    engine.add(new)
+    for opened in (engine, Engine.open(tmp_path / "run")):
+        assert set(shown(opened, cheap)) == {"i0", "i7", "i60"}
+        assert opened.item("i7")["attributes"]["price"] == 1.25
+        assert opened.item("i8")["attributes"]["price"] is None
+        assert opened.item("i9")["attributes"]["price"] == 3
+
+
+def test_a_table_of_all_items_adds_the_new_and_updates_the_known(copied, tmp_path, capsys: pytest.CaptureFixture):
+    everything = world.items(range(63)).set_column(4, "price", pa.array([float(row) for row in range(63)]))
+    pq.write_table(everything, tmp_path / "all.parquet")
+    for verb, flag, said in (("update", "--skip-unknown", "60 items changed"), ("add", "--skip-known", "3 items added"),
+                             ("add", "--skip-known", "0 items added"), ("update", "--skip-unknown", "63 items changed")):
+        assert cli.main([verb, str(copied), "--items", str(tmp_path / "all.parquet"), flag]) == 0
+        assert said in capsys.readouterr().out
+    engine = Engine.open(copied)
+    assert len(engine.snapshot) == 63
+    assert engine.item("i59")["attributes"]["price"] == 59
+    assert engine.update(world.items(range(70, 72)), skip_unknown=True).count == 0
+    assert cli.main(["add", str(copied), "--items", str(tmp_path / "all.parquet")]) == 2
+    assert "leave them out (skip_known)" in " ".join(capsys.readouterr().err.split())

@@ -37,10 +37,15 @@ def test_what_is_no_iso_text_is_no_date(name: str, value: object):
         table_of([{name: value}], TIMES)
 
 
+def test_fractions_make_a_column_of_whole_numbers_one_of_fractions():
+    assert table_of([{"year": 1.5}, {"year": 2}, {}], SCHEMA)["year"].to_pylist() == [1.5, 2.0, None]
+    assert table_of([{"year": 1.0}], SCHEMA)["year"].type == pa.int32()
+
+
 @pytest.mark.parametrize(("row", "sentence"), [
     ({}, "one without columns"), ({"item_id": "a", "yeer": 1}, "did you mean 'year'?"), ({"": 1}, "unknown column ''"),
     ({"semid:id": "a"}, "unknown column"), ({"year": "new"}, "column 'year': want int32"),
-    ({"year": 2**40}, "column 'year': want int32"), ({"year": 1.5}, "column 'year'"),
+    ({"year": 2**40}, "column 'year': want int32"), ({"year": float("inf")}, "column 'year'"),
     ({"price": True}, "column 'price': want double, got True"), ({"sizes": [True]}, "column 'sizes'"),
     ({"price": float("nan")}, "column 'price': want double, got nan"), ({"price": 10**400}, "column 'price'"),
     ({"sizes": [1, 1.5]}, "column 'sizes'"), ({"sizes": [float("inf")]}, "column 'sizes'"), ({"sizes": [[1]]}, "column 'sizes'"),

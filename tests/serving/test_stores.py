@@ -246,3 +246,32 @@ def test_a_redis_that_is_not_there_is_one_message():
         await store.close()
 
     asyncio.run(use())
+
+
+def test_a_disk_that_fails_a_commit_and_its_undoing_stops_no_later_write(tmp_path: Path):
+    class Failing:
+        is_broken = True
+
+        def __init__(self, connection: sqlite3.Connection):
+            self.connection = connection
+
+        def execute(self, sql: str, *rest):
+            if self.is_broken and sql in ("COMMIT", "ROLLBACK"):
+                raise sqlite3.OperationalError("disk I/O error")
+            return self.connection.execute(sql, *rest)
+
+        def __getattr__(self, name: str):
+            return getattr(self.connection, name)
+
+    group = GroupCommit(tmp_path / "h.sqlite", waiting=10)
+    group._connection = failing = Failing(group._connection)  # pyright: ignore[reportAttributeAccessIssue]
+    insert = "INSERT INTO events (key, user, item, time) VALUES (?, 'u', 'i', 0)"
+    for _ in range(2):
+        with pytest.raises(StoreError, match="disk I/O error|within a transaction"):
+            group.submit(lambda connection: connection.execute(insert, ("lost",))).result(10)
+    failing.is_broken = False
+    with pytest.raises(StoreError, match="within a transaction"):  # the one that undoes what was left
+        group.submit(lambda connection: connection.execute(insert, ("lost",))).result(10)
+    assert group.submit(lambda connection: connection.execute(insert, ("kept",)).rowcount).result(10) == 1
+    assert group.submit(lambda connection: connection.execute("SELECT key FROM events").fetchall()).result(10) == [("kept",)]
+    group.close()
