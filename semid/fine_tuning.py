@@ -45,8 +45,7 @@ class FineTuning:
     look at validation after each; patience: looks without a better NDCG@10. beams: kept while decoding.
     """
 
-    READ_WHERE: ClassVar[ReadWhere] = {
-        ("model", NEW): ("shape",), ("trained", "lora"): ("lora",)}
+    READ_WHERE: ClassVar[ReadWhere] = {("model", NEW): ("shape",), ("trained", "lora"): ("lora",)}
 
     model: str = "Qwen/Qwen2.5-0.5B-Instruct"
     shape: Shape = Shape()

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from semid.serving.engine import Engine
     from semid.serving.histories import Event
 
-TOGETHER = 64
-"""Users that are answered together: see `data.batch.LISTED`."""
-
 
 def users_of(engine: Engine, named: str) -> list[str]:
     """Return the ids in a text file, one a line, each once; or every user of the run's data if it is called "all".
@@ -54,6 +51,8 @@ def write_lists(engine: Engine, users: Sequence[str], out: Path, ask: Request,
     """
     import pyarrow as pa
 
+    from semid.data.batch import LISTED
+
     schema = pa.schema({"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()})
     began, counts = time.perf_counter(), {"users": len(users), "unknown_users": 0, "empty": 0, "rows": 0}
 
@@ -66,8 +65,8 @@ def write_lists(engine: Engine, users: Sequence[str], out: Path, ask: Request,
         return replace(ask, history=past.item_ids, times=past.times, user=user)
 
     def tables() -> Iterator[pa.Table]:
-        for begin in range(0, len(users), TOGETHER):
-            group = users[begin : begin + TOGETHER]
+        for begin in range(0, len(users), LISTED):
+            group = users[begin : begin + LISTED]
             rows: list[tuple] = []
             for user, answer in zip(group, engine.recommend([request(user) for user in group]), strict=True):
                 if answer.error is not None:

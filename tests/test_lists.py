@@ -12,8 +12,9 @@ import pytest
 
 import semid
 from semid import cli
+from semid.data.batch import LISTED
 from semid.errors import ConfigError, DataError, RunError
-from semid.lists import TOGETHER, users_of, write_events, write_lists
+from semid.lists import users_of, write_events, write_lists
 from semid.serving.contract import Request
 from semid.serving.engine import Engine
 from semid.serving.histories import Event, StoreError, open_store, stored_events
@@ -45,7 +46,7 @@ def test_all_users_get_the_lists_that_each_gets_alone(folder: Path, tmp_path: Pa
     assert list(found) == users
     assert said.pop("seconds") > 0
     assert said == {"users": len(users), "unknown_users": 0, "empty": 0, "rows": 4 * len(users), "out": str(out)}
-    assert len(users) > TOGETHER
+    assert len(users) > LISTED
     for user in users[:3] + users[-3:]:
         alone = run.recommend(user, k=4, seen="remove")
         assert [(rank, item) for rank, item, _ in found[user]] == [(rank, row["item_id"]) for rank, row in enumerate(alone, start=1)]
