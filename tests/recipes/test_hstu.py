@@ -19,7 +19,7 @@ from tests.toyworld.world import events_of
 ITEMS = 16
 
 
-def two_ways(seed: int, users: int = 200, length: int = 12) -> Split:
+def two_ways(seed: int, users: int = 400, length: int = 12) -> Split:
     """Every item has two successors: one for who goes on after a minute, one after a day."""
     rng = np.random.default_rng(seed)
     after = np.stack([rng.permutation(ITEMS) for _ in range(2)])
@@ -34,10 +34,11 @@ def two_ways(seed: int, users: int = 200, length: int = 12) -> Split:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_the_time_of_the_request_decides_is_found_by_the_bias_of_time_alone(seed):
-    """Who doesn't know how long the user waited is right every second time."""
+    """Who doesn't know how long the user waited is right every second time (here at the best of forty looks)."""
     world, found = two_ways(seed), {}
     config = replace(hstu.smoke(), negatives=ITEMS, dropout=0.0, epochs=40, patience=40)
     for variant in ("hstu", "hstu:order"):
         settings = dataclasses.asdict(replace(config, has_time_bias=variant == "hstu"))
         found[variant] = measure(train(variant, world, settings=settings, seed=seed).recommender, world, seen="keep", k=1)["recall@1"]
-    assert found["hstu"] > found["hstu:order"] + 0.15
+    assert found["hstu"] > 0.95
+    assert found["hstu:order"] < 0.75
