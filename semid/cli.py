@@ -979,7 +979,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return tyro.cli(VERBS[verb], prog=f"semid {verb}", args=rest,
                             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction))
     except SystemExit as done:  # tyro's own --help and refusals
-        return done.code if isinstance(done.code, int) else 2
+        code = done.code if isinstance(done.code, int) else 2
+        if code:
+            Voice("--json" in argv).result({"error": f"arguments that don't fit, told on stderr; see: semid {argv[0]} --help"})
+        return code
     except SemidError as error:
         say.error(str(error))
         Voice("--json" in argv).result({"error": str(error)})

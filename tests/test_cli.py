@@ -501,6 +501,17 @@ def test_a_count_is_three_digits():
     assert [views.short(n) for n in (7, 6_548, 45_760, 4_600_000, 2 * 10**9)] == ["7", "6.55k", "45.8k", "4.6M", "2G"]
 
 
+@pytest.mark.parametrize("argv", [["recommend", "nowhere", "--user", "1"], ["recommend", "nowhere", "--usr", "1"], ["nonsense"],
+                                  ["train", "sasrec", "--data", "x.csv", "--out", "y", "--set", "epochs=none"]])
+def test_with_json_a_mistake_is_json_on_stdout_too(argv: list[str], capsys: pytest.CaptureFixture):
+    assert cli.main([*argv, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)) == ["error"]
+    assert err
+    assert cli.main(argv) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_the_command_that_goes_on_resumes_what_was_begun(tmp_path: Path):
     for words in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
         assert "--resume" not in cli.go_on(["train", "semid", *words])
