@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numba
 
 
-def loop(*, fastmath: bool = False) -> Callable[[Callable], Callable]:
+def loop(*, fastmath: bool | set[str] = False) -> Callable[[Callable], Callable]:
     """Compile on first use, with what it calls; keep the machine code on disk, in memory alone if no folder can be written.
 
-    fastmath: sums may be reordered. Other threads go on meanwhile.
+    fastmath: sums may be reordered; or which of LLVM's liberties are taken. Other threads go on meanwhile.
     """
     def compiled(function: Callable) -> Callable:
         try:

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from semid.nn.quantize import (
+    least,
     nearest,
     quantization_loss,
     residual_after,
@@ -96,3 +97,9 @@ def test_sinkhorn_equals_numpy_and_is_even_over_columns():
 
 def test_sinkhorn_stays_finite_at_the_paper_s_epsilon():
     assert torch.isfinite(sinkhorn_plan(torch.rand(5, 256) * 100, epsilon=0.003, iterations=50)).all()
+
+
+def test_the_first_least_of_a_row_is_torch_s():
+    values = torch.randint(3, (50, 7)).float()
+    assert least(values).tolist() == [row.index(min(row)) for row in values.tolist()]
+    assert least(values.bfloat16()).shape == (50,)
