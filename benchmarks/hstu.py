@@ -110,11 +110,9 @@ def main(argv: list[str] | None = None) -> None:
             for precision in arguments.precisions:
                 found: dict[str, list[float]] = {name: [] for name in contestants}
                 for turn in range(arguments.rounds + 1):
-                    for name, run in contestants.items():
-                        if name not in found:
-                            continue
+                    for name in list(found):
                         try:
-                            taken = step(run, x.clone().requires_grad_(), precision)
+                            taken = step(contestants[name], x.clone().requires_grad_(), precision)
                         except torch.OutOfMemoryError:  # a row without this one says so
                             del found[name]
                             torch.cuda.empty_cache()
@@ -125,8 +123,7 @@ def main(argv: list[str] | None = None) -> None:
                 over = lambda name, median=median: round(median[name] / median[fast], 2) if name in median and fast in median else None
                 row = {"length": length, "rows": len(x), "lengths": "mixed" if is_mixed else "even", "precision": precision,
                        "milliseconds": {name: round(value, 1) for name, value in median.items()},
-                       "megabytes": {name: round(kept(run, x.clone().requires_grad_(), precision)) for name, run in contestants.items()
-                                     if name in found},
+                       "megabytes": {name: round(kept(contestants[name], x.clone().requires_grad_(), precision)) for name in found},
                        "over_plain": over("plain"), "over_transformer": over("sdpa_transformer")}
                 rows.append(row)
                 if arguments.out:  # what is measured is kept, whatever comes after

@@ -850,6 +850,11 @@ class Voice:
     def error(self, message: str) -> None:
         self.err.print(Text.assemble(("error: ", "bold red"), (message, "red")), soft_wrap=True)
 
+    def refuse(self, message: str) -> None:
+        """An error in place of a result."""
+        self.error(message)
+        self.result({"error": message})
+
     def progress(self, quiet: bool) -> Progress:
         from semid.training.progress import Progress
 
@@ -962,7 +967,7 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    say = Voice()
+    say = Voice("--json" in argv)
     warnings = _Warnings(say)
     logging.getLogger("semid").addHandler(warnings)
     try:
@@ -981,11 +986,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # tyro's own --help and refusals
         code = done.code if isinstance(done.code, int) else 2
         if code:
-            Voice("--json" in argv).result({"error": f"arguments that don't fit, told on stderr; see: semid {argv[0]} --help"})
+            say.result({"error": f"arguments that don't fit, told on stderr; see: semid {argv[0]} --help"})
         return code
     except SemidError as error:
-        say.error(str(error))
-        Voice("--json" in argv).result({"error": str(error)})
+        say.refuse(str(error))
         return 2
     except KeyboardInterrupt as stop:
         what = f" ({stop})" if str(stop) else ""
@@ -996,9 +1000,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in MENDABLE:
-            message = f"{error.filename or 'the disk'}: {error.strerror}; {MENDABLE[error.errno]}"
-            say.error(message)
-            Voice("--json" in argv).result({"error": message})
+            say.refuse(f"{error.filename or 'the disk'}: {error.strerror}; {MENDABLE[error.errno]}")
             return 2
         traceback.print_exc()
         say.err.print(Text("This is a defect of semid; please report it with the lines above.", style="red"))

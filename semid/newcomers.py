@@ -10,7 +10,7 @@ Axes: n new items, L levels, F width of an item's content, T width of its text p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Event, Lock
 from typing import cast
@@ -25,7 +25,7 @@ from semid.encoders.text import item_texts, text_fields
 from semid.errors import ConfigError, DataError
 from semid.protocols import Tokenizer
 from semid.tokenizers.view import View, composed
-from semid.types import Catalog, IdMap, SemanticIds
+from semid.types import Catalog, SemanticIds
 
 Free = Callable[[SemanticIds, np.ndarray, np.ndarray], np.ndarray]
 
@@ -171,8 +171,7 @@ class Newcomers:
         """Encode some known items again: their vectors, or where none are kept their first codes, must be those of the run."""
         told = np.flatnonzero([bool(text) for text in item_texts(self.known, text_fields(self.known))])
         rows = told[np.unique(np.linspace(0, len(told) - 1, min(SAMPLE, len(told))).astype(np.int64))]
-        sample = Catalog(IdMap(self.known.items.ids[rows]), self.known.table.take(rows),
-                         {field: [column[row] for row in rows] for field, column in self.known.text.items()})
+        sample = replace(self.known, views={}).take(rows)
         vectors = self.encode(sample)
         if self._kept_text is not None:
             kept = self._kept_text[rows]

@@ -8,7 +8,7 @@ import numpy as np
 
 from semid.data.split import split as split_events
 from semid.errors import DataError
-from semid.types import Catalog, IdMap, Protocol, Split
+from semid.types import Protocol, Split
 
 
 def earlier(split: Split, share: float = 0.8) -> tuple[Split, np.ndarray]:
@@ -28,10 +28,7 @@ def earlier(split: Split, share: float = 0.8) -> tuple[Split, np.ndarray]:
     rows = np.unique(events.item).astype(np.int64)
     place = np.full(len(split.catalog), -1, np.int32)
     place[rows] = np.arange(len(rows))
-    whole = split.catalog
-    catalog = Catalog(IdMap(whole.items.ids[rows]), whole.table.take(rows),
-                      {name: [texts[row] for row in rows] for name, texts in whole.text.items()},
-                      {name: view[rows] for name, view in whole.views.items()})
+    catalog = split.catalog.take(rows)
     events = replace(events, item=place[events.item], items=catalog.items, split=None)
     protocol = Protocol(max_history=split.protocol.max_history, seen=split.protocol.seen)
     try:
