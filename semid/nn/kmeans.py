@@ -16,7 +16,8 @@ from semid.nn.quantize import CHUNK, residual_codes
 def kmeans(points: Tensor, size: int, *, iterations: int = 25, generator: torch.Generator, fast: bool = True) -> Tensor:
     """Return `size` centroids, float32 [K, D], of points float32 [N, D] by Lloyd's algorithm from k-means++ seeds; N >= K.
 
-    The first two thirds of the iterations see a quarter of the points (at least 32 a centroid), the rest all of them.
+    The first two thirds of the iterations see a quarter of the points (at least 32 a centroid), the rest all of them; either part ends
+    where no point changes its centroid any more.
     Centroids that lose their last point restart at the points that fit worst. fast: compare in bfloat16 where the device
     has it (the points are centred first, which costs the comparison little; sums stay in float32).
     """
@@ -26,10 +27,14 @@ def kmeans(points: Tensor, size: int, *, iterations: int = 25, generator: torch.
     compared = points.bfloat16() if fast and has_bfloat16(points.device) else points
     centroids = spread_seeds(points[: 16 * size], size, generator)
     few = min(count, max(count // 4, 32 * size))
-    for iteration in range(iterations):
-        seen = few if iteration < iterations * 2 // 3 else count
-        code, closeness = _assign(compared[:seen], centroids.to(compared.dtype))
-        centroids = _update(points[:seen], code, closeness, centroids)
+    early = iterations * 2 // 3
+    for seen, most in ((few, early), (count, iterations - early)):
+        before = None
+        for _ in range(most):
+            code, closeness = _assign(compared[:seen], centroids.to(compared.dtype))
+            if before is not None and code.equal(before):
+                break
+            before, centroids = code, _update(points[:seen], code, closeness, centroids)
     return centroids + centre
 
 

@@ -82,7 +82,7 @@ def in_batch_contrast(anchor: Tensor, other: Tensor, *, temperature: float = 1.0
 
     Source: InfoNCE, arXiv 1807.03748, equation 4.
     """
-    logits = anchor @ other.T / temperature
+    logits = (anchor / temperature) @ other.T
     if same is not None:
         logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), -torch.inf)
     return F.cross_entropy(logits.float(), torch.arange(len(logits), device=logits.device))

@@ -80,7 +80,7 @@ def straight_through(continuous: Tensor, quantised: Tensor) -> Tensor:
 
 
 def quantization_loss(residual: Tensor, chosen: Tensor, *, commitment: float) -> Tensor:
-    """Pull codes to residuals and, `commitment` times as hard, residuals to codes. Both [B, D]; a scalar, element mean.
+    """Pull codes to residuals and, `commitment` times as hard, residuals to codes. Both [..., D]; a scalar, element mean.
 
     Source: VQ-VAE, arXiv 1711.00937, equation 3; per level in TIGER, arXiv 2305.05065, section 3.1.
     """

@@ -30,8 +30,7 @@ class Quantized(NamedTuple):
 
     def loss(self, *, commitment: float) -> Tensor:
         """Mean over levels of `quantization_loss`; with the convention of element means, one number whatever L is."""
-        per_level = [quantization_loss(r, c, commitment=commitment) for r, c in zip(self.residual, self.chosen, strict=True)]
-        return torch.stack(per_level).mean()
+        return quantization_loss(self.residual, self.chosen, commitment=commitment)
 
 
 class ResidualQuantizer(nn.Module):

@@ -96,10 +96,11 @@ class LetterLoss(nn.Module):
         self.register_buffer("waiting", torch.zeros((), dtype=torch.int64))  # rows until the groups are made anew
 
     def forward(self, model: Autoencoder, batch: VectorBatch) -> Loss:
-        latent = model.encode(batch.vectors)
+        wanted = model.standardize(batch.vectors)
+        latent = model.encoder(wanted).float()
         quantized = model.quantizer(latent)
         total_code = straight_through(latent, quantized.total)
-        parts = {"reconstruction": F.mse_loss(model.decoder(total_code).float(), model.standardize(batch.vectors)),
+        parts = {"reconstruction": F.mse_loss(model.decoder(total_code).float(), wanted),
                  "quantization": quantized.loss(commitment=self.settings.commitment)}
         total = parts["reconstruction"] + parts["quantization"]
         with torch.autocast(latent.device.type, enabled=False):
