@@ -322,14 +322,14 @@ def compare(recipes: Annotated[tuple[str, ...], arg(metavar="[RECIPE ...]")] = (
 def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items = None,
               users: Annotated[str | None, arg(metavar="all|FILE")] = None, out: Path | None = None, quiet: bool = False,
               k: Annotated[int, arg(aliases=("-k",))] = 10, where: Annotated[str | None, arg(metavar="CONDITION")] = None,
-              exclude: flags.Items = None, seen: Literal["auto", "keep", "remove"] = "auto", at: flags.Moment = None,
-              engine: Literal["float", "int8"] = "float", json: bool = False) -> int:
+              exclude: flags.Items = None, rule: flags.ListRules = (), seen: Literal["auto", "keep", "remove"] = "auto",
+              at: flags.Moment = None, engine: Literal["float", "int8"] = "float", json: bool = False) -> int:
     """Say what a user should see next: item ids, titles and scores, best first. Items added since training are among them.
 
     With --users the lists of many users become one table: user_id, rank, item_id, score.
 
-    JSON: {"user", "history": [{"item_id", "title"}], "where", "items": [{"item_id", "title", "score"}]}; with --users
-    {"users", "unknown_users", "empty", "rows", "out", "seconds"}.
+    JSON: {"user", "history": [{"item_id", "title"}], "where", "items": [{"item_id", "title", "score"}], "cost": {RULE: mean score given
+    up}, "note"}; with --users {"users", "unknown_users", "empty", "rows", "out", "seconds"}.
 
     Args:
         run: run folder
@@ -341,6 +341,8 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
         k: how many items
         where: condition over the columns of the items table, such as "category = 'x' and price < 20"
         exclude: item ids that are never shown
+        rule: what is done with the list: caps.COLUMN=N (at most N items share a value), diversity=0.3, debias=0.2 (less of the popular),
+            freshness=0.2 with fresh_column=COLUMN; as in the service, see `semid.serving.contract.Rules`
         seen: whether items of the history may come again; auto: only where users take items again
         at: when the user asks, which some models read; the service asks now
         engine: int8 computes in 8 bits, and says how often its lists agree with those in full precision
@@ -352,13 +354,14 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
 
     say = Voice(json)
     _want_lists(users, out, user, history)
+    rules = flags.rules(rule)
     if at is not None and user is None and users is None:
         raise ConfigError("--at: want --user, whose events have times; a history of item ids has none")
     opened = Engine.open(run, engine=engine)
     left_out = tuple(flags.listed(exclude))
     for id_ in left_out:
         opened.snapshot.catalog.items.row(id_, "item")  # a misspelt id would be shown
-    ask = Request(at=flags.moment(at, opened.snapshot.run.until), k=k, where=where, exclude=left_out, seen=seen)
+    ask = Request(at=flags.moment(at, opened.snapshot.run.until), k=k, where=where, exclude=left_out, seen=seen, rules=rules)
     if users is not None and out is not None:
         return _write_lists(say, opened, users, out, ask, quiet)
     past = _past(opened, user, history)
@@ -370,10 +373,10 @@ def recommend(run: RunFolder, /, *, user: flags.Id = None, history: flags.Items 
              for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
     shown = [{"item_id": item, "title": opened.item(item)["title"]} for item in past.item_ids]
     who = f"user {user}" if user is not None else "this history" if past.item_ids else "somebody new"
-    say.show(*views.recommendations(found, who, [s["title"] for s in shown], k=k))
+    say.show(*views.recommendations(found, who, [s["title"] for s in shown], note=answer.note, cost=answer.cost))
     if engine == "int8":
         say.about(Text(f"engine int8: {opened.agreement():.1%} of the top 10 are those of full precision"))
-    say.result({"user": user, "history": shown, "where": where, "items": found})
+    say.result({"user": user, "history": shown, "where": where, "items": found, "cost": dict(answer.cost), "note": answer.note})
     return 0
 
 
@@ -564,14 +567,19 @@ def codes(run: RunFolder, /, *, examples: int = 8, export: Path | None = None, j
     return 0
 
 
-def events(store: Annotated[str, tyro.conf.Positional, arg(metavar="STORE")], /, *, out: Path, json: bool = False) -> int:
+def events(store: Annotated[str, tyro.conf.Positional, arg(metavar="STORE")], /, *, out: Path, data: flags.EarlierEvents = None,
+           reading: flags.Reading = flags.AS_GUESSED, json: bool = False) -> int:
     """Write the events that a server stored as a table, to train again on: user_id, item_id, timestamp, action, value.
 
-    JSON: {"events", "out"}.
+    With --data the events so far come first, and what is in both is written once.
+
+    JSON: {"events", "earlier", "in_both", "rows", "out"}.
 
     Args:
         store: SQLite file, or redis://HOST:PORT/DATABASE, of `semid serve`; it may be running
         out: file to write, .parquet or .csv
+        data: table of the events so far, or a folder with interactions.* and items.*
+        reading: how to read the tables
         json: print JSON instead of a sentence
     """
     from semid.lists import check_ending, write_events
@@ -579,9 +587,15 @@ def events(store: Annotated[str, tyro.conf.Positional, arg(metavar="STORE")], /,
 
     say = Voice(json)
     check_ending(out)
-    count = write_events(stored_events(store), out)
-    say.show(Text(f"{out}: {count:,} events of {shown(store)}"))
-    say.result({"events": count, "out": str(out)})
+    if data is None and reading != flags.AS_GUESSED:
+        raise ConfigError(f"{flags.typed(reading).strip()}: want --data, the table that is read so")
+    counts = write_events(stored_events(store), out, None if data is None else reading.read(data))
+    after = f" after {counts['earlier']:,} of {data}, {counts['in_both']:,} of them in both" if data is not None else ""
+    say.show(Text(f"{out}: {counts['events']:,} events of {shown(store)}{after}"))
+    say.result({**counts, "out": str(out)})
+    if data is not None:
+        items = f" --items {shlex.quote(reading.items)}" if reading.items else ""
+        say.next([(f"semid train semid --data {quoted(out)}{items} --out RUN", "train again, on both")])
     return 0
 
 

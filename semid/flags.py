@@ -13,6 +13,7 @@ from semid.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from semid.data.read import Dataset
+    from semid.serving.contract import Rules
     from semid.types import Protocol
 
 Column = Annotated[str | None, arg(metavar="COLUMN", help_behavior_hint="(default: guessed by name)")]
@@ -20,6 +21,8 @@ Settings = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE")]
 SettingsOfOne = Annotated[tuple[str, ...], arg(metavar="RECIPE.NAME=VALUE")]
 Device = Annotated[str, arg(metavar="auto|cpu|cuda")]
 Events = Annotated[str, arg(metavar="EVENTS|DIR")]
+ListRules = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE", help_behavior_hint="(repeatable)")]
+EarlierEvents = Annotated[str | None, arg(metavar="EVENTS|DIR")]
 Id = Annotated[str | None, arg(metavar="ID")]
 Moment = Annotated[str | None, arg(metavar="now|TIME", help_behavior_hint="(default: when the run's data end)")]
 Items = Annotated[str | None, arg(metavar="ITEM,ITEM,...")]
@@ -154,6 +157,24 @@ def protocol(text: str, own: Protocol) -> Protocol:
     found = override(own, pairs)
     _want_read(found, {name: f"--protocol {name}" for name in pairs})
     return found
+
+
+def rules(pairs: Sequence[str]) -> Rules:
+    """Return the rules of a list from ["diversity=0.3", "caps.brand=2"]: `Rules`, with a column's cap under "caps.".
+
+    Raises `ConfigError` for an unknown name and a wrong type.
+    """
+    from semid.config import override
+    from semid.serving.contract import Rules
+
+    given: dict[str, object] = {}
+    caps: dict[str, str] = {}
+    for name, value in (_pair(each, "--rule", "NAME=VALUE, such as diversity=0.3 or caps.brand=2") for each in pairs):
+        if name.startswith("caps."):
+            caps[name.removeprefix("caps.")] = value
+        else:
+            given[name] = value
+    return override(Rules(), {**given, "caps": caps} if caps else given)
 
 
 def _want_read(protocol: Protocol, given: Mapping[str, str]) -> None:

@@ -12,15 +12,22 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+
 from semid.errors import ConfigError, DataError, UnknownId
 from semid.files import write_atomically
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from semid.data.read import Dataset
     from semid.serving.contract import Request
     from semid.serving.engine import Engine
     from semid.serving.histories import Event
+
+
+EVENT_ROW = pa.schema({"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "action": pa.string(),
+                       "value": pa.float64()})
+"""Columns of events in a file."""
 
 
 def users_of(engine: Engine, named: str) -> list[str]:
@@ -49,8 +56,6 @@ def write_lists(engine: Engine, users: Sequence[str], out: Path, ask: Request,
     records of progress. Raises `ConfigError` for another ending, the error of the first user that cannot be answered, `RunError` where the
     file cannot be written.
     """
-    import pyarrow as pa
-
     from semid.data.batch import LISTED
 
     schema = pa.schema({"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()})
@@ -82,28 +87,44 @@ def write_lists(engine: Engine, users: Sequence[str], out: Path, ask: Request,
     return {**counts, "out": str(out), "seconds": round(time.perf_counter() - began, 2)}
 
 
-def write_events(events: Iterable[Event], out: Path) -> int:
-    """Write stored events as rows (user_id, item_id, timestamp in UTC seconds, action, value), which `semid train` reads.
+def write_events(events: Iterable[Event], out: Path, earlier: Dataset | None = None) -> dict[str, int]:
+    """Write stored events as rows (user_id, item_id, timestamp in UTC seconds, action, value), which `semid train` reads; return how
+    many: {"events" stored, "earlier", "in_both", "rows" written}.
 
-    Actions are left out where no event has one, values where not every event has one: a table of events has them in all rows. Return how
-    many events there are. Raises as `write_lists`.
+    earlier: a log that comes first; a stored event whose user, item and second are in it isn't written again. Actions are left out where
+    no event has one, values where not every event has one: a table of events has them in all rows. Raises as `write_lists`, and
+    `DataError` for an earlier log that has an order but no times.
     """
-    import pyarrow as pa
-
     check_ending(out)
-    schema = pa.schema({"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "action": pa.string(),
-                        "value": pa.float64()})
-    tables, remaining = [schema.empty_table()], iter(events)
+    tables, remaining = [EVENT_ROW.empty_table()], iter(events)
     while group := list(islice(remaining, 10_000)):
         columns = zip(*((event.user, event.item, event.time, event.action, event.value) for event in group), strict=True)
-        tables.append(pa.table([list(column) for column in columns], schema=schema))
-    table = pa.concat_tables(tables)
+        tables.append(pa.table([list(column) for column in columns], schema=EVENT_ROW))
+    table = stored = pa.concat_tables(tables)
+    counts = {"events": len(stored), "earlier": 0, "in_both": 0}
+    if earlier is not None:
+        before, known = _rows_of(earlier), ["user_id", "item_id", "timestamp"]
+        new = stored.append_column("place", pa.array(range(len(stored)))).join(before.select(known), known, join_type="left anti")
+        table = pa.concat_tables([before, new.sort_by("place").select(EVENT_ROW.names)])
+        counts |= {"earlier": len(before), "in_both": len(stored) - len(new)}
     if table["action"].null_count == len(table):
         table = table.drop_columns("action")
     if table["value"].null_count:
         table = table.drop_columns("value")
     write_table(out, table.schema, [table])
-    return len(table)
+    return {**counts, "rows": len(table)}
+
+
+def _rows_of(data: Dataset) -> pa.Table:
+    log = data.interactions
+    if log.time_unit != "seconds":
+        raise DataError(f"{data.report.events}: want events with times, got an order alone: stored events have times, and which came first "
+                        "could not be told; name the column of the times with --time")
+    named = np.array([*data.report.actions, None], object)
+    columns = {"user_id": log.users.ids[log.user], "item_id": log.items.ids[log.item], "timestamp": log.time,
+               "action": named[np.full(len(log), -1) if log.action is None else log.action],
+               "value": np.full(len(log), None) if log.value is None else log.value.astype(np.float64)}
+    return pa.table([pa.array(columns[each.name], each.type) for each in EVENT_ROW], schema=EVENT_ROW)
 
 
 def write_table(out: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:

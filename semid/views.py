@@ -161,15 +161,17 @@ def short(count: int) -> str:
     return str(count)
 
 
-def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *, k: int | None = None) -> Parts:
-    """A ranked list under the last titles of the history."""
+def recommendations(answer: Sequence[dict], who: str, history: Sequence[str], *, note: str = "",
+                    cost: Mapping[str, float] | None = None) -> Parts:
+    """A ranked list under the last titles of the history. note, cost: as in `Answer`."""
     whose = f"{who}, after {len(history):,} item{'s' if len(history) != 1 else ''}" if history else f"{who}, without a history"
     last = f", the last: {' | '.join(history[-4:])}" if history else ""
     table = grid("", "item", "title", "score")
     for rank, item in enumerate(answer, 1):
         table.add_row(str(rank), of_data(item["item_id"]), of_data(item["title"]), f"{item['score']:.4f}")
-    few = [Text(f"{len(answer)} items are left to recommend, {k} were asked for", style="dim")] if k and len(answer) < k else []
-    return [Text.assemble((clean(f"For {whose}"), "bold"), clean(f"{last}\n")), table, *few]
+    given_up = "; ".join(f"{rule} gives up {score:.4f} of the mean score" for rule, score in (cost or {}).items())
+    return [Text.assemble((clean(f"For {whose}"), "bold"), clean(f"{last}\n")), table,
+            *(Text(clean(line), style="dim") for line in (given_up, note) if line)]
 
 
 def explanation(found: Explanation) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import shlex
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -271,7 +273,22 @@ def test_recommend_prints_ids_titles_and_scores(run: Path, capsys: pytest.Captur
     assert cli.main(["recommend", str(run), "--history", "", "-k", "100", "--where", "price < 2"]) == 0
     out = capsys.readouterr().out
     assert "For somebody new, without a history" in out
-    assert "4 items are left to recommend, 100 were asked for" in out
+    assert "4 items satisfy the rules, 100 were asked for" in out
+
+
+def test_recommend_applies_the_rules_of_a_list_and_says_what_they_cost(run: Path, toy: Path, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    category = {row["item_id"]: row["category"] for row in csv.DictReader((toy / "items.csv").open())}
+    shown = {}
+    for rules in ([], ["--rule", "caps.category=2", "--rule", "debias=0.5"]):
+        assert cli.main(["recommend", str(run), "--user", "u3", "-k", "4", *rules, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["cost"].keys() == ({"debias", "caps"} if rules else set())
+        shown[bool(rules)] = [category[item["item_id"]] for item in found["items"]]
+    assert max(Counter(shown[False]).values()) > 2
+    assert max(Counter(shown[True]).values()) == 2
+    assert cli.main(["recommend", str(run), "--user", "u3", "--rule", "caps.category=1"]) == 0
+    assert "caps gives up" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "said"), [
@@ -281,6 +298,11 @@ def test_recommend_prints_ids_titles_and_scores(run: Path, capsys: pytest.Captur
     (["--user", "u1", "--where", "price <"], "--where 'price <'"),
     (["--user", "u1", "--where", "price > 10000"], "no item of 64 matches"),
     (["--user", "u1", "-k", "0"], "want a whole number in [1, 10,000], got 0"),
+    (["--user", "u1", "--rule", "caps"], "--rule 'caps': want NAME=VALUE, such as diversity=0.3 or caps.brand=2"),
+    (["--user", "u1", "--rule", "caps.brnd=2"], "rules: no column 'brnd'"),
+    (["--user", "u1", "--rule", "caps.category=two"], "setting caps.category='two': input should be a valid integer"),
+    (["--user", "u1", "--rule", "diversty=.3"], "unknown setting 'diversty' (did you mean 'diversity'?)"),
+    (["--user", "u1", "--rule", "diversity=.3"], "this run has no codes, its recipe ranks items directly"),
 ])
 def test_recommend_refuses_with_one_message(run: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture):
     assert said in refused(capsys, "recommend", run, *flags)

@@ -99,17 +99,10 @@ def test_files_without_known_users_and_full_folders_are_told(folder: Path, tmp_p
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_what_a_server_stored_is_a_table_that_is_read_again(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture):
-    where = str(tmp_path / "histories.sqlite")
-
-    async def fill() -> None:
-        store = open_store(where)
-        await store.append(STORED)
-        await store.close()
-
-    asyncio.run(fill())
+    where = str(stored_in(tmp_path / "histories.sqlite"))
     out = tmp_path / f"stored.{ending}"
     assert cli.main(["events", where, "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"events": 7, "out": str(out)}
+    assert json.loads(capsys.readouterr().out) == {"events": 7, "earlier": 0, "in_both": 0, "rows": 7, "out": str(out)}
     events = semid.read(out).interactions
     assert len(events) == 7
     assert events.users.ids.tolist() == ["new0", "new1", "new2"]
@@ -117,8 +110,51 @@ def test_what_a_server_stored_is_a_table_that_is_read_again(ending: str, tmp_pat
     assert events.value is not None
     write_events([*STORED, Event("more", "new1", "i9", 1_700_000_099)], out)
     assert semid.read(out).interactions.value is None  # one has none
-    assert write_events([], out) == 0
+    assert write_events([], out)["rows"] == 0
     assert out.exists()
+
+
+def stored_in(where: Path) -> Path:
+    """A server's store with `STORED`."""
+    async def fill() -> None:
+        store = open_store(str(where))
+        await store.append(STORED)
+        await store.close()
+
+    asyncio.run(fill())
+    return where
+
+
+def test_stored_events_follow_the_log_so_far_and_what_is_in_both_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture):
+    store, log, out = stored_in(tmp_path / "histories.sqlite"), tmp_path / "log.csv", tmp_path / "all.parquet"
+    log.write_text("buyer,sku,when\n"
+                   "old,i1,2023-11-14 22:13:20\nold,i9,2023-11-14 22:13:21\n"
+                   f"{STORED[2].user},{STORED[2].item},2023-11-14 22:13:22\n")  # 1_700_000_002, as the shop exported it
+    command = ["events", str(store), "--out", str(out), "--data", str(log), "--user", "buyer", "--item", "sku", "--time", "when"]
+    assert cli.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"events": 7, "earlier": 3, "in_both": 1, "rows": 9, "out": str(out)}
+    rows = pq.read_table(out).to_pylist()
+    assert [(row["user_id"], row["item_id"], row["timestamp"]) for row in rows[3:]] == [
+        (event.user, event.item, event.time) for event in STORED if event is not STORED[2]]
+    assert {row["action"] for row in rows[:3]} == {None}
+    assert {row["action"] for row in rows[3:]} == {"buy"}
+    assert "value" not in rows[0]  # the log has none
+    events = semid.read(out).interactions
+    assert events.users.ids.tolist() == ["old", "new2", "new0", "new1"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert f"7 events of {store} after 3 of {log}, 1 of them in both" in said.replace("\n", "")
+    assert f"semid train semid --data {out}" in said.replace("\n", "")
+
+
+def test_a_log_without_times_cannot_come_before_stored_events(tmp_path: Path, capsys: pytest.CaptureFixture):
+    store, log = stored_in(tmp_path / "histories.sqlite"), tmp_path / "log.csv"
+    log.write_text("user_id,item_id,timestamp\nold,i1,1\nold,i2,2\n")
+    assert cli.main(["events", str(store), "--out", str(tmp_path / "all.csv"), "--data", str(log)]) == 2
+    assert "want events with times, got an order alone" in capsys.readouterr().err
+    assert cli.main(["events", str(store), "--out", str(tmp_path / "all.csv"), "--user", "buyer"]) == 2
+    assert "--user buyer: want --data" in capsys.readouterr().err
+    assert not (tmp_path / "all.csv").exists()
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path):

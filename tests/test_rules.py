@@ -37,7 +37,7 @@ VERBS = {
     "evaluate": {"run", "protocol", "part"},
     "compare": {"recipes", "data", "out", "reading", "splitting", "set", "codes", "seeds", "no_baselines", "against", "name", "results",
                 "device"},
-    "recommend": {"run", "user", "history", "users", "out", "k", "where", "exclude", "seen", "at", "engine"},
+    "recommend": {"run", "user", "history", "users", "out", "k", "where", "exclude", "rule", "seen", "at", "engine"},
     "explain": {"run", "item", "user", "history"},
     "add": {"run", "items", "item_id", "view", "skip_known"},
     "update": {"run", "items", "item_id", "skip_unknown"},
@@ -45,7 +45,7 @@ VERBS = {
     "restore": {"run", "items", "item_id"},
     "codes": {"run", "examples", "export"},
     "serve": {"run", "port", "host", "key_file", "store", "drain", "engine", "beside", "limits"},
-    "events": {"store", "out"},
+    "events": {"store", "out", "data", "reading"},
     "recipes": {"name", "results"},
     "doctor": set(),
 }
