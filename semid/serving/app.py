@@ -192,7 +192,8 @@ PARTS = {"rules": messages.Rules, "events": messages.Happened}
 def _sentence(found: dict) -> str:
     place = [str(part) for part in found["loc"][1:]]
     where = ".".join(place) if place else "the body"
-    got = reprlib.repr(found.get("input"))
+    given = found.get("input")
+    got = reprlib.repr(given.decode(errors="replace") if isinstance(given, bytes) else given)
     if found["type"] == "json_invalid":
         return f"the body: want JSON, got an error at character {found['loc'][-1]}: {found['ctx']['error']}"
     if found["type"] == "extra_forbidden":
@@ -201,5 +202,6 @@ def _sentence(found: dict) -> str:
     if found["type"] == "missing":
         return f"{where}: missing" if place else "the body: want a JSON object with the header Content-Type: application/json, got nothing"
     if not place:
-        return f"the body: want a JSON object with the header Content-Type: application/json, got {got}"
+        plain = isinstance(given, bytes)  # with another type the body isn't read as JSON
+        return f"the body: want a JSON object with the header Content-Type: application/json, got {got}{' without it' if plain else ''}"
     return f"{where}: {found['msg'][:1].lower()}{found['msg'][1:]}, got {got}"

@@ -413,7 +413,8 @@ class _Serving:
         if not len(asked.rows):
             notes.append("no history: the most popular items")
         if asked.left < asked.request.k:
-            notes.append(f"{asked.left:,} items satisfy the rules, {asked.request.k:,} were asked for")
+            satisfy = "item satisfies" if asked.left == 1 else "items satisfy"
+            notes.append(f"{asked.left:,} {satisfy} the rules, {asked.request.k:,} were asked for")
         elif len(chosen) < asked.request.k:
             what = "the caps leave" if asked.request.rules.caps else "the search found"
             notes.append(f"{what} {len(chosen):,} items, {asked.request.k:,} were asked for")

@@ -93,12 +93,15 @@ class Service:
         answer = await self.answer(request)
         items = [messages.Recommended(item_id=item, title=title, score=score)
                  for item, title, score in zip(answer.item_ids, answer.titles, answer.scores, strict=True)]
-        if ask.explain and items:
+        notes = [answer.note] if answer.note else []
+        catalogue = self.engine.snapshot.catalog.items
+        if ask.explain and not any(item in catalogue for item in past.items):
+            notes.append("without a history nothing is explained")
+        elif ask.explain and items:
             for item, why in zip(items, await self._why(request, answer.item_ids), strict=True):
                 item.why = why
         await self.store.show(Impression(trace, ask.user, int(time.time()), f"{answer.model}.{answer.version}", TOP_K, answer.item_ids,
                                          answer.scores, (1.0,) * len(items)))
-        notes = [answer.note] if answer.note else []
         if not past.is_known:
             notes.append(f"user {str(ask.user)[:100]!r} has no events yet, so this is what somebody new is shown")
         return messages.Recommendations(

@@ -115,6 +115,21 @@ def test_reasons_come_with_the_list(client: httpx.Client):
         assert {each["item_id"] for each in why["history"]} <= set(history)
 
 
+def test_somebody_new_gets_a_list_that_nothing_explains(client: httpx.Client):
+    for ask in ({"history": []}, {"user": "nobody-yet"}):
+        answer = client.post("/recommend", json={**ask, "k": 2, "explain": True})
+        assert answer.status_code == 200, answer.text
+        assert [item["why"] for item in answer.json()["items"]] == [None, None]
+        assert "without a history nothing is explained" in answer.json()["note"]
+
+
+def test_a_body_of_another_type_is_told_so(client: httpx.Client):
+    answer = client.post("/recommend", content='{"k": 2}', headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+    assert answer.json()["error"] == ("the body: want a JSON object with the header Content-Type: application/json, "
+                                      "got '{\"k\": 2}' without it")
+
+
 def test_the_model_is_read_again_without_a_pause(client: httpx.Client):
     before = client.get("/ready").json()["version"]
     changed = client.post("/reload").json()
