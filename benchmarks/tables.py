@@ -150,7 +150,8 @@ def budget_lines(systems: dict[str, list[dict]]) -> list[str]:
             said.append(f"mmgrec and its ablations {config['graph_epochs']} epochs of the graph, {config['epochs']} of the transformer")
         elif name == "hstu":
             rival = next(each for each in ("sasrec:as_hstu", "sasrec:sampled") if each in systems)
-            said.append(f"hstu, its ablations and {rival} {config['epochs']} epochs at most, fewer where validation no longer rises, "
+            length = "" if config["patience"] >= config["epochs"] else " at most, fewer where validation no longer rises"
+            said.append(f"hstu, its ablations and {rival} {config['epochs']} epochs{length}, weights of the best look, "
                         f"in batches of {config['tokens']:,} positions that share {config['negatives']} negatives, one shape and one "
                         "optimizer (the paper: 128 histories, and negatives of each position's own)")
         elif name == "human_priors":
