@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from semid.alignment import DDRO, SDPO, Alignment, align, decide
+from semid.alignment import DDRO, SDPO, Alignment, align, decide, proposals
 from semid.comparison import measured
 from semid.config import override
 from semid.data.batch import SequenceBatches
 from semid.errors import ConfigError
 from semid.generators.two_level import TwoLevel
 from semid.objectives.next_codes import NextCodes
+from semid.objectives.paths import frozen
+from semid.objectives.policy import GRPO
 from semid.recipes import item_knn, tiger
 from semid.recommenders import CodeRecommender
 from semid.reporting import report_of_run
@@ -27,7 +29,7 @@ from semid.training.fit import Optimization, fit
 from semid.training.job import Job
 from semid.training.log import Log
 from semid.types import SemanticIds
-from semid.validation import measure
+from semid.validation import measure, ndcg_by_case
 from tests.toyworld.world import ITEMS, walk
 
 FAST = Optimization(learning_rate=3e-3, warmup=5, weight_decay=0.0)
@@ -104,12 +106,41 @@ def test_the_collaborative_reward_doesn_t_know_the_cases_that_decide(monkeypatch
     assert [valid.user.tolist() for valid in tuned_on] == [world.valid.user[::2].tolist()]
 
 
-def test_a_new_round_starts_from_a_new_reference():
-    records = []
-    align(half_trained(), replace(SHORT, method="grpo", rounds=2, steps=20), walk(), Job(log=Log(view=records.append)))
+def test_a_new_round_starts_from_a_new_reference(monkeypatch):
+    references, records = [], []
+    monkeypatch.setattr("semid.alignment.GRPO", lambda reference, beta: references.append(reference) or GRPO(reference, beta))
+    recommender = half_trained()
+    supervised_weights = copy.deepcopy(recommender.generator.state_dict())
+    policies = []
+    monkeypatch.setattr("semid.alignment.frozen", lambda policy: policies.append(copy.deepcopy(policy.state_dict())) or frozen(policy))
+    align(recommender, replace(SHORT, method="grpo", rounds=2, steps=20), walk(), Job(log=Log(view=records.append)))
     assert [r["stage"] for r in records if "valid" in r] == ["grpo round 1", "grpo round 2"]
-    kl = {r["stage"]: r["kl"] for r in records if "kl" in r}
-    assert min(kl.values()) >= 0
+    first, second = references
+    for reference, policy in zip(references, policies, strict=True):
+        assert all(torch.equal(tensor, policy[name]) for name, tensor in reference.state_dict().items())
+    assert all(torch.equal(tensor, supervised_weights[name]) for name, tensor in first.state_dict().items())
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_half_of_the_cases_choose_the_weights_and_the_other_half_decides(monkeypatch):
+    world, looked, decided = walk(), [], []
+    monkeypatch.setattr("semid.alignment.measure", lambda recommender, data, seen: looked.append(data.valid) or measure(
+        recommender, data, seen=seen))
+    monkeypatch.setattr("semid.alignment.ndcg_by_case", lambda recommender, data, seen: decided.append(data.valid) or ndcg_by_case(
+        recommender, data, seen=seen))
+    align(half_trained(), replace(SHORT, method="grpo", steps=2, look_every=1), world, Job())
+    assert len(looked) == len(decided) == 2
+    assert all(valid.user.tolist() == world.valid.user[::2].tolist() for valid in looked)
+    assert all(valid.user.tolist() == world.valid.user[1::2].tolist() for valid in decided)
+
+
+def test_groups_are_drawn_where_that_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr("semid.alignment.proposals", lambda *args, is_sampled=False: asked.append(is_sampled) or proposals(
+        *args, is_sampled=is_sampled))
+    for is_sampled in (False, True):
+        align(half_trained(), replace(SHORT, method="grpo", rewards=("rule",), steps=1, look_every=1, is_sampled=is_sampled), walk(), Job())
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize(("settings", "first"), [(DDRO, math.log(2)), (SDPO, math.log(16))])
@@ -126,6 +157,8 @@ def test_ddro_and_s_dpo_begin_where_nothing_is_preferred(settings, first):
     ({"method": "grpo", "group": 64}, "alignment.group: want at least 2 and fewer than the 64 items"),
     ({"method": "grpo", "rewards": ()}, "needs one reward"),
     ({"method": "dpo", "negatives": 0}, r"negatives \+ 1"),
+    ({"method": "dpo", "is_sampled": True}, "alignment.is_sampled: want method grpo"),
+    ({"method": "grpo", "is_sampled": True}, "draws have no ranks for the reward 'rank'"),
     ({"method": "grpo", "rewards": ("semantic",)}, "the semantic reward compares content vectors"),
 ])
 def test_settings_that_cannot_work_are_refused(changes, message):

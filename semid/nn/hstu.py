@@ -58,8 +58,11 @@ def time_bucket(asked: Tensor, time: Tensor) -> Tensor:
         out = torch.empty(*asked.shape, time.shape[1], dtype=torch.uint8)
         _time_buckets(asked.numpy(), time.numpy(), edges, out.numpy())
         return out
-    gap = (asked[:, :, None] - time[:, None, :]).abs()
-    return torch.bucketize(gap, torch.from_numpy(edges).to(gap.device), right=True).to(torch.uint8)
+    return _time_buckets_of_torch(asked, time, torch.from_numpy(edges).to(time.device))
+
+
+def _time_buckets_of_torch(asked: Tensor, time: Tensor, edges: Tensor) -> Tensor:
+    return torch.bucketize((asked[:, :, None] - time[:, None, :]).abs(), edges, right=True).to(torch.uint8)
 
 
 def silu_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, mask: Tensor, divisor: int) -> Tensor:

@@ -100,11 +100,11 @@ def gbce(positive: Tensor, negative: Tensor, *, num_items: int, calibration: flo
     """Generalised binary cross-entropy (gSASRec, arXiv 2308.07192, eq. 8 to 10).
 
     positive float [M], negative float [M, K] logits; calibration t in [0, 1]: 0 is BCE with K negatives, 1 full calibration.
-    The positive probability is raised to beta = a (t (1 - 1/a) + 1/a), a = K / (N - 1); in float64, since
+    The positive probability is raised to beta = a (t (1 - 1/a) + 1/a), a = K / (N - 1), at most 1; in float64, since
     sigma(s)**-beta overflows float32. Returns the mean over M of -(beta log sigma(s+) + sum log(1 - sigma(s-))) / (K + 1).
     """
     k = negative.shape[1]
-    rate = k / (num_items - 1)
+    rate = min(1.0, k / (num_items - 1))
     beta = rate * (calibration * (1 - 1 / rate) + 1 / rate)
     log_positive = beta * F.logsigmoid(positive.double())
     log_negative = F.logsigmoid(-negative.double()).sum(1)

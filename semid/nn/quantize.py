@@ -98,10 +98,14 @@ def sinkhorn_plan(cost: Tensor, *, epsilon: float, iterations: int) -> Tensor:
     cost = cost.double()
     half = (cost.max() - cost.min()) / 2
     plan = torch.exp((cost.amin(1, keepdim=True) - cost) / (half + 1e-5) / epsilon)
-    rows, columns = plan.shape
     if plan.device.type == "cpu":
         _balance(plan.numpy(), iterations)
         return plan
+    return _balanced_of_torch(plan, iterations)
+
+
+def _balanced_of_torch(plan: Tensor, iterations: int) -> Tensor:
+    rows, columns = plan.shape
     row_scale, column_scale = plan.new_ones(rows), plan.new_ones(columns)
     for _ in range(iterations):
         row_scale = 1 / (rows * (plan @ column_scale))
@@ -111,7 +115,7 @@ def sinkhorn_plan(cost: Tensor, *, epsilon: float, iterations: int) -> Tensor:
 
 @loop(fastmath={"reassoc", "contract"})
 def _balance(plan, iterations):
-    """The same in place, in one pass over the plan an iteration: a row is weighed and added to the columns while it is near."""
+    """`_balanced_of_torch` in place, in one pass over the plan an iteration: a row is weighed and added to the columns while it is near."""
     rows, columns = plan.shape
     row_scale, column_scale, total = np.ones(rows), np.ones(columns), np.empty(columns)
     for _ in range(iterations):

@@ -23,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 
+from semid.errors import ConfigError
 from semid.nn.counting import Weighted, summed
 from semid.nn.spectral import spectral_clusters
 from semid.tokenizers.collisions import extra_level
@@ -89,8 +90,11 @@ def collaborative_index(train: Interactions, *, clusters: int = 10, leaf: int = 
 
     Items are joined by the number of users who have both in training; spectral clustering makes `clusters` parts, and again of each part
     with more than `leaf` items. Items that nobody took with another are a part of their own; what cannot be told apart is cut into even
-    pieces. A code of a cluster stands for that cluster alone, numbers inside clusters are shared by all.
+    pieces. A code of a cluster stands for that cluster alone, numbers inside clusters are shared by all. Raises `ConfigError` for fewer
+    than two clusters, which part nothing, and leaves of no item.
     """
+    if clusters < 2 or leaf < 1:
+        raise ConfigError(f"P5's collaborative names: want 2 clusters and a leaf of 1 at least, got {clusters} and {leaf}")
     pairs = together(train)
     paths, count = [], len(train.items)
     parts = [np.arange(count)] if count > leaf else []

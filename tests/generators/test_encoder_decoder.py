@@ -47,6 +47,19 @@ def test_several_targets_in_a_row_equal_a_row_each(changes):
     torch.testing.assert_close(generator.logits(together), generator.logits(apart), rtol=1e-5, atol=1e-5)
 
 
+def test_a_separator_is_a_learnt_token_behind_each_item():
+    plain, parted = model(), model(separator=True)
+    assert plain._read(BATCH.item, BATCH.user)[0].shape[1] == 5 * 3
+    assert parted._read(BATCH.item, BATCH.user)[0].shape[1] == 5 * (3 + 1)
+    parted.logits(BATCH).logsumexp(2).sum().backward()
+    assert parted.embedding.weight.grad[parted.bos + 1].abs().sum() > 0
+
+
+def test_a_second_hidden_layer_of_each_feed_forward_network_is_there():
+    size = lambda generator: sum(parameter.numel() for parameter in generator.parameters())
+    assert size(model(feedforward_layers=2)) - size(model()) == 4 * 32 * 32  # two blocks of the encoder, two of the decoder
+
+
 def test_beams_move_with_their_past():
     generator = model()
     _, state = generator.step(generator.start(BATCH), None)

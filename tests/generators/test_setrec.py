@@ -84,6 +84,14 @@ def test_the_order_of_items_is_seen():
     assert not torch.allclose(one, other, atol=1e-4)
 
 
+def test_states_are_divided_by_the_root_of_the_width():
+    generator, kept = model(), []
+    vectors = generator.item_vectors()
+    generator.decoder.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    found = generator.after(a_batch([1, 2, 3]), vectors)
+    torch.testing.assert_close(found[0], kept[0][0] / WIDTH**0.5)
+
+
 def test_queries_do_not_see_each_other():
     generator, other = model(), model()
     with torch.no_grad():

@@ -45,6 +45,18 @@ def test_only_existing_children_have_probability(model):
 
 
 @torch.no_grad()
+def test_the_vector_of_an_item_is_the_sum_of_its_parts_times_the_root_of_the_width(model):
+    item = torch.tensor([[3, 7, -1]])
+    tokens = model.codes[item.clamp_min(0)].long() + model.offset
+    found, numpy_of = model.input(item, tokens)[0].numpy(), lambda tensor: tensor.double().numpy()
+    for place, row in enumerate([3, 7]):
+        codes = numpy_of(model.input.code.weight)[tokens[0, place].numpy()].sum(0)
+        content = numpy_of(model.input.project.weight) @ numpy_of(model.input.content[row]) + numpy_of(model.input.project.bias)
+        np.testing.assert_allclose(found[place], 4 * (numpy_of(model.input.item.weight)[row] + codes + content), rtol=1e-4, atol=1e-5)
+    assert not found[2].any()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("has_time_gaps", [True, False])
 def test_an_empty_history_has_read_no_item(has_time_gaps):
     torch.manual_seed(0)

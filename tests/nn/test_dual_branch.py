@@ -20,9 +20,10 @@ def layer(**changes) -> DualBranch:
 S = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize("has_gate", [True, False])
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_it_equals_numpy(is_causal):
-    branch = layer()
+def test_it_equals_numpy(is_causal, has_gate):
+    branch = layer(has_gate=has_gate)
     weights = {name: value.detach().double().numpy() for name, value in branch.named_parameters()}
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
@@ -41,7 +42,7 @@ def test_it_equals_numpy(is_causal):
         c = c + mixed
         wide = np.maximum(norm(c, "feed_norm") @ weights["feedforward.0.weight"].T + weights["feedforward.0.bias"], 0)
         c = c + wide @ weights["feedforward.3.weight"].T + weights["feedforward.3.bias"]
-        share = softmax(np.stack([item @ weights["gate"][0], c @ weights["gate"][1]], axis=1))
+        share = softmax(np.stack([item @ weights["gate"][0], c @ weights["gate"][1]], axis=1)) if has_gate else np.ones((4, 2))
         np.testing.assert_allclose(found.detach().numpy(), share[:, :1] * item + share[:, 1:] * c, rtol=1e-5, atol=1e-5)
 
 

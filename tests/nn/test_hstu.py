@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from semid.errors import ConfigError
-from semid.nn.hstu import HSTU, PIECE, HSTUBlock, Packed, Sliced, next_times, time_bucket
+from semid.nn.hstu import HSTU, PIECE, HSTUBlock, Packed, Sliced, _time_buckets_of_torch, next_times, time_bucket
 
 YEAR = 31_536_000
 
@@ -76,8 +76,12 @@ def test_buckets_of_time_are_the_papers():
     gaps = np.exp(np.random.default_rng(0).uniform(0, 40, 2000)).astype(np.int64)  # in no order
     wanted = np.minimum(128, np.floor(np.log(np.maximum(gaps, 1)) / 0.301))
     np.testing.assert_array_equal(time_bucket(torch.tensor([[0]]), torch.from_numpy(gaps)[None])[0, 0].numpy(), wanted)
-    edges = torch.from_numpy(np.ceil(np.exp(0.301 * np.arange(1, 129))).astype(np.int64))  # as on other devices
-    np.testing.assert_array_equal(torch.bucketize(torch.from_numpy(gaps), edges, right=True).numpy(), wanted)
+    edges = np.ceil(np.exp(0.301 * np.arange(1, 129))).astype(np.int64)
+    gaps = np.concatenate([gaps, edges[:100], edges[:100] - 1])  # higher ones are beyond a float's whole numbers
+    wanted = np.minimum(128, np.floor(np.log(np.maximum(gaps, 1)) / 0.301))
+    on_other_devices = _time_buckets_of_torch(torch.tensor([[0]]), torch.from_numpy(gaps)[None], torch.from_numpy(edges))
+    np.testing.assert_array_equal(on_other_devices[0, 0].numpy(), wanted)
+    np.testing.assert_array_equal(time_bucket(torch.tensor([[0]]), torch.from_numpy(gaps)[None])[0, 0].numpy(), wanted)
 
 
 def test_the_time_asked_is_the_next_items_and_last_the_requests():

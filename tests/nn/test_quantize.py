@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from semid.nn.quantize import (
+    _balance,
+    _balanced_of_torch,
     least,
     nearest,
     quantization_loss,
@@ -93,6 +95,14 @@ def test_sinkhorn_equals_numpy_and_is_even_over_columns():
     got = sinkhorn_plan(cost, epsilon=0.05, iterations=50)
     np.testing.assert_allclose(got, plan, atol=1e-5)
     np.testing.assert_allclose(got.sum(0), 0.25, atol=1e-12)
+
+
+def test_sinkhorn_of_other_devices_is_that_of_the_cpu():
+    plan = torch.exp(-torch.rand(40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 0.1)
+    in_place = plan.clone()
+    _balance(in_place.numpy(), 20)
+    torch.testing.assert_close(_balanced_of_torch(plan, 20), in_place)
+    torch.testing.assert_close(in_place.sum(0), torch.full((8,), 1 / 8, dtype=torch.float64))
 
 
 def test_sinkhorn_stays_finite_at_the_paper_s_epsilon():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from semid.nn.relation import RelationAttention, RelationEncoder
+from semid.nn.relation import RelationAttention, RelationBlock, RelationEncoder
 from semid.nn.t5 import hide
 
 B, S, D, H, W, F = 3, 5, 12, 2, 8, 6
@@ -51,6 +51,25 @@ def test_attention_equals_its_equation(attention):
     ours = numpy_of(attention(x, user, hide(visible)))
     for row, length in enumerate(visible.sum((1, 2, 3)).tolist()):
         np.testing.assert_allclose(ours[row], by_hand(attention, numpy_of(x)[row], numpy_of(user)[row], length), atol=1e-5)
+
+
+def test_a_block_normalises_behind_each_of_its_two_sums():
+    torch.manual_seed(0)
+    block = RelationBlock(D, H, W, F, 16, 0.0, is_relational=True).eval()
+    for norm in (block.norm, block.feed_norm):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    x, user, visible = inputs()
+
+    def norm(values: np.ndarray, layer: torch.nn.LayerNorm) -> np.ndarray:
+        centred = values - values.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * numpy_of(layer.weight) + numpy_of(layer.bias)
+
+    into, out = (numpy_of(block.feedforward[place].weight) for place in (0, 2))
+    found = numpy_of(block(x, user, hide(visible)))
+    for row, length in enumerate(visible.sum((1, 2, 3)).tolist()):
+        mixed = norm(numpy_of(x)[row] + by_hand(block.attention, numpy_of(x)[row], numpy_of(user)[row], length), block.norm)
+        np.testing.assert_allclose(found[row], norm(mixed + np.maximum(mixed @ into.T, 0) @ out.T, block.feed_norm), atol=1e-5)
 
 
 def test_without_the_user_s_numbers_it_is_ordinary_attention(attention):

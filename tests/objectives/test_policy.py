@@ -67,6 +67,15 @@ def test_a_step_lifts_what_was_rewarded(kind):
     assert moved[2] > moved[[0, 1, 3]].max()
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_policy_is_read_without_dropout(kind):
+    """Else it would differ from the reference, which it is."""
+    model, batch = generator(kind).train(), rollout()
+    once, again = (paths(model, batch, batch.extra["candidates"]).logp for _ in range(2))
+    assert not torch.equal(once, again)
+    assert GRPO(frozen(model))(model, batch).signals["kl"].item() == pytest.approx(0, abs=1e-6)
+
+
 def test_signals_name_the_signs_of_reward_hacking():
     model, batch = generator("encoder_decoder"), rollout()
     signals = GRPO(frozen(model))(model, batch).signals

@@ -120,6 +120,32 @@ def test_routed_futures_train_the_head_that_fits_best():
     assert loss.signals["largest_route"] == 1
 
 
+def test_routed_futures_equal_loops_over_offsets_and_positions():
+    heads = FreeHeads(WIDTH, 3)
+    model = scorer(heads, two_tags())
+    for head in heads.last:
+        torch.nn.init.normal_(head.map.weight)
+    batch = batch_of([[1, 11, 2, 3], [12, 4, -1, -1]])
+    every, weight, table = torch.arange(ITEMS), discounts(3, 0.9), model.item_vectors()
+    units = [normalize(z, dim=-1) for z in heads(model.states(batch))]
+    wanted, routes = 0.0, []
+    for offset in range(3):
+        costs = []
+        for row in range(2):
+            for position in range(4 - offset):
+                item = batch.target[row, position + offset]
+                if item >= 0:
+                    best = int(torch.stack([z[row, position] @ table[item] for z in units]).argmax())
+                    routes.append(best)
+                    costs.append(future_contrast(units[best][row, position][None], table, torch.tensor([0]), item[None], every,
+                                                 model.scale()).item())
+        wanted += weight[offset].item() * np.mean(costs)
+    loss = RoutedFutures(horizon=3, decay=0.9, negatives=ITEMS)(model, batch)
+    assert len(set(routes)) > 1
+    assert loss.total.item() == pytest.approx(wanted, rel=1e-5)
+    assert loss.signals["largest_route"].item() == pytest.approx(np.bincount(routes).max() / len(routes))
+
+
 def test_the_gate_learns_which_priors_come_and_leaves_the_body_alone():
     model = scorer(PriorHeads(WIDTH, 2, 1), two_tags(), gate=0.5)
     batch = batch_of([[1, 11, 2, 19], [12, 13, 14, 15]])

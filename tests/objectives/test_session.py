@@ -20,9 +20,9 @@ from tests.objectives.generators import one_target_each, path_codes
 PAIR = torch.tensor([[[3, 9], [60, 1]], [[-1, -1], [-1, -1]], [[5, 6], [5, 8]]])
 
 
-def generator(*, dropout: float = 0.0, experts: int = 3) -> SessionGenerator:
+def generator(*, dropout: float = 0.0, experts: int = 3, layers: int = 1) -> SessionGenerator:
     torch.manual_seed(0)
-    return SessionGenerator(path_codes(), width=16, heads=2, head_width=8, encoder_layers=1, decoder_layers=1, feedforward=12,
+    return SessionGenerator(path_codes(), width=16, heads=2, head_width=8, encoder_layers=1, decoder_layers=layers, feedforward=12,
                             dropout=dropout, experts=experts, active=2)
 
 
@@ -57,6 +57,21 @@ def test_the_balance_of_the_experts_is_in_the_sum_and_told():
     assert loss.total.item() == pytest.approx(without.total.item() + 0.5 * loss.parts["balance"].item(), rel=1e-5)
     assert 1 <= loss.signals["experts"] <= 3
     assert 1 / 3 <= loss.signals["busiest"] <= 1 / 2  # two of three experts a token
+
+
+def test_of_several_layers_the_mean_balance_counts_and_the_worst_is_told():
+    model = generator(layers=3)
+    loss = NextSession(balance=0.5)(model, batch_of(torch.tensor([[3, 9], [60, 1]])))
+    routings = [mixture.routing for mixture in model.mixtures]
+    assert len(routings) == 3
+    assert loss.parts["balance"].item() == pytest.approx(np.mean([routing.balance().item() for routing in routings]), rel=1e-5)
+    assert loss.signals["experts"].item() == pytest.approx(min(routing.effective().item() for routing in routings))
+    assert loss.signals["busiest"].item() == pytest.approx(max(routing.load.max().item() for routing in routings))
+
+
+def test_the_gradient_of_the_balance_reaches_the_routers():
+    model = generator()
+    loss = NextSession(balance=0.5)(model, batch_of(torch.tensor([[3, 9], [60, 1]])))
     loss.total.backward()
     assert model.mixtures[0].gate.grad.any()
 

@@ -145,6 +145,19 @@ def test_the_log_tells_the_load_of_the_experts_the_judgement_and_the_promotion()
     assert "pairs" in told
 
 
+def test_the_judge_never_sees_the_users_that_the_reward_learns_from(monkeypatch):
+    world, users, sessions_of = walk(users=60), [], onerec.sessions_of
+    monkeypatch.setattr(onerec, "sessions_of", lambda config, data, seed: users.append(set(data.train.user.tolist())) or sessions_of(
+        config, data, seed))
+    config = replace(SHORT, ipa=replace(SHORT.ipa, reward_steps=1))
+    for half in (0, 1):
+        onerec.train_reward(config, world, Job(), half)
+    reward, judge = users
+    assert not reward & judge
+    assert reward | judge == set(world.train.user.tolist())
+    assert abs(len(reward) - len(judge)) <= 1
+
+
 def test_the_sessions_of_a_round_are_written_by_its_frozen_reference(monkeypatch):
     writers, references = [], []
 

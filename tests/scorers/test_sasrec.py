@@ -35,6 +35,13 @@ def test_padding_changes_nothing(model):
     assert torch.allclose(alone[0], padded[0], atol=1e-5)
 
 
+def test_items_are_read_times_the_root_of_the_width(model):
+    read = []
+    model.temporal.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    model.states(history_batch([np.array([3, 1])], max_history=10))
+    torch.testing.assert_close(read[0][0, :2], model.item.weight[[3, 1]] * model.item.embedding_dim**0.5)
+
+
 @torch.no_grad()
 def test_an_empty_history_has_read_no_item(model):
     nobody = history_batch([np.array([], np.int64)], max_history=10)

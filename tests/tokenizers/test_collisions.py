@@ -182,3 +182,6 @@ def test_new_items_get_the_lowest_free_number_of_their_codes():
     assert next_number(taken, wanted, distances, is_unique_zero=True).tolist() == [[3, 1], [4, 0], [4, 1]]
     with pytest.raises(DataError, match="all 3 numbers"):
         next_number(taken, np.array([[3], [3]]), distances)
+    alone = SemanticIds(np.array([[3, 1], [3, 2], [5, 0]], np.int16), (8, 4))  # 0 says that an item is alone, and this one isn't
+    assert next_number(alone, wanted[:1], distances, is_unique_zero=True).tolist() == [[3, 3]]
+    assert next_number(alone, wanted[:1], distances).tolist() == [[3, 0]]

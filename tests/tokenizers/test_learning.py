@@ -7,6 +7,7 @@ from semid.data.bundled import movielens
 from semid.encoders.hashed import text_vectors
 from semid.errors import DataError
 from semid.protocols import Tokenizer
+from semid.tokenizers import learning
 from semid.tokenizers.cost import CoST
 from semid.tokenizers.learning import Standardizer, VectorBatches
 from semid.tokenizers.letter import Letter
@@ -149,3 +150,12 @@ def test_a_run_cut_short_and_resumed_ends_with_the_same_bits(make, tmp_path):
         make(checkpoint=path, log=Log(view=stop)).fit(items, seed=0)
     resumed = make(checkpoint=path).fit(items, seed=0).model.state_dict()
     assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+def test_the_weights_kept_are_of_the_second_half(monkeypatch):
+    """Codebooks start as clusters of what a random network makes of the items, many of whose codes are distinct and say nothing."""
+    asked = []
+    monkeypatch.setattr(learning, "fit", lambda *args, validation, **settings: asked.append(validation))
+    RQVAE("text", size=16, steps=200).fit(clustered(), seed=0)
+    [validation] = asked
+    assert (validation.since, validation.every, validation.select, validation.patience) == (100, 20, "distinct", None)

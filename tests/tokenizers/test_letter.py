@@ -64,6 +64,15 @@ def test_a_partner_is_another_code_of_the_group_and_every_one_of_them_is_drawn()
     assert [sorted(set(partner[code == c].tolist())) for c in range(6)] == [[2, 4], [5], [0, 4], [-1], [0, 2], [1]]
 
 
+def test_the_diversity_of_a_batch_is_the_mean_over_levels(monkeypatch):
+    model, loss, batch = made(Letter(groups=4))
+    monkeypatch.setattr("semid.tokenizers.letter.draw_partners", lambda code, group: (code + 1) % 16)
+    quantized = model.quantizer(model.encode(batch.vectors))
+    levels = [diversity_loss(code, (code + 1) % 16, codebook).item()
+              for code, codebook in zip(quantized.codes.T, model.quantizer.codebooks, strict=True)]
+    assert loss(model, batch).parts["diversity"].item() == pytest.approx(np.mean(levels), rel=1e-5)
+
+
 def test_the_collaborative_loss_reaches_the_encoder_only_and_diversity_the_codebooks_only():
     model, loss, batch = made(Letter(groups=4))
     parts = loss(model, batch).parts

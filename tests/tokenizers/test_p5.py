@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from semid.data.split import split
+from semid.errors import ConfigError
 from semid.nn import spectral
 from semid.recommenders import read_codes, write_codes
 from semid.tokenizers.p5 import (
@@ -158,3 +159,9 @@ def test_category_paths_end_where_they_end_and_items_without_one_stand_alone():
     assert isinstance(ids, SemanticIds)
     np.testing.assert_array_equal(ids.codes, [[1, 1, 0], [1, 0, 0], [1, 1, 1], [3, 0, 0], [2, 0, 0], [4, 0, 0]])
     assert ids.sizes == (5, 2, 2)
+
+
+@pytest.mark.parametrize("settings", [{"clusters": 1}, {"leaf": 0}])
+def test_clusters_that_part_nothing_are_refused(settings):
+    with pytest.raises(ConfigError, match="want 2 clusters and a leaf of 1 at least"):
+        collaborative_index(walk().train, **settings)

@@ -106,3 +106,35 @@ def test_looks_of_a_model_that_writes_codes_show_its_health(tmp_path):
 def test_semid_drops_out_less_on_dense_data():
     assert semid.dropout_for(walk(users=40)) == 0.5  # 40 users with 10 training events each over 64 items
     assert semid.dropout_for(walk(users=400)) == 0.2
+
+
+NOT_HERE = {
+    "human_priors:brand": "the world's items have no brands", "mmgrec:visual": "nor images", "mmgrec:acoustic": "nor sounds",
+    "mmgrec:textual": "text is all they have", "parallel:rpg": "its smoke leaves text out", "parallel:text": "likewise",
+    "parallel:digits_32": "and its 16 columns have no room", "semid:text_codes": "likewise", "semid:rqvae": "likewise",
+    "semid:no_content": "likewise", "semid:cf_codes": "likewise", "semid:letter_sid": "nobody published codes of this world",
+    "hstu:stochastic_length": "histories are too short to be cut", "human_priors:average": "an item has one tag, so one head knows it",
+    "parallel:graph": "the search finds what comparing all finds", "cost:both": "a few steps change no code",
+    **dict.fromkeys((f"minionerec:{name}" for name in ("rule", "collaborative", "semantic")), "its smoke isn't aligned"),
+    **dict.fromkeys((f"rere:{name}" for name in ("no_rank", "sampled", "adds_target", "collaborative", "semantic", "dpo", "sdpo")),
+                    "likewise, or the policy isn't promoted"),
+}
+"""Variants that this world doesn't tell from the default, and why."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in recipe_names() if find_recipe(name)[0].VARIANTS])
+def test_what_a_variant_changes_reaches_the_model(name):
+    """An ablation whose setting is read by nobody would be printed as one that changes nothing."""
+    module, world = find_recipe(name)[0], walk(users=60)
+
+    def lists(config):
+        recommender = train(name, world, settings=shortened(dataclasses.asdict(config)), seed=3).recommender
+        found = recommender.recommend(next(case_batches(world, world.test))[1], k=20)
+        return found.item.tobytes(), found.score.tobytes()
+
+    default = lists(module.smoke())
+    changed = {variant: override(module.smoke(), changes) for variant, changes in module.VARIANTS.items()
+               if f"{name}:{variant}" not in NOT_HERE}
+    same = [variant for variant, config in changed.items() if config != module.smoke() and lists(config) == default]
+    assert not same
