@@ -147,6 +147,12 @@ def test_stored_events_follow_the_log_so_far_and_what_is_in_both_is_written_once
     assert f"semid train semid --data {out}" in said.replace("\n", "")
 
 
+def test_a_store_without_events_leaves_the_log_as_it_is(tmp_path: Path):
+    log = semid.read({"user": ["a", "b"], "item": ["x", "y"], "timestamp": [1_700_000_000, 1_700_000_001]})
+    assert write_events([], tmp_path / "all.csv", log) == {"events": 0, "earlier": 2, "in_both": 0, "rows": 2}
+    assert len(semid.read(tmp_path / "all.csv").interactions) == 2
+
+
 def test_a_log_without_times_cannot_come_before_stored_events(tmp_path: Path, capsys: pytest.CaptureFixture):
     store, log = stored_in(tmp_path / "histories.sqlite"), tmp_path / "log.csv"
     log.write_text("user_id,item_id,timestamp\nold,i1,1\nold,i2,2\n")
