@@ -594,8 +594,8 @@ def events(store: Annotated[str, tyro.conf.Positional, arg(metavar="STORE")], /,
     say.show(Text(f"{out}: {counts['events']:,} events of {shown(store)}{after}"))
     say.result({**counts, "out": str(out)})
     if data is not None:
-        items = f" --items {shlex.quote(reading.items)}" if reading.items else ""
-        say.next([(f"semid train semid --data {quoted(out)}{items} --out RUN", "train again, on both")])
+        items = shlex.quote(reading.items) if reading.items else "ITEMS"
+        say.next([(f"semid train semid --data {quoted(out)} --items {items} --out RUN", "train again, on both")])
     return 0
 
 

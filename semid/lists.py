@@ -104,7 +104,8 @@ def write_events(events: Iterable[Event], out: Path, earlier: Dataset | None = N
     counts = {"events": len(stored), "earlier": 0, "in_both": 0}
     if earlier is not None:
         before, known = _rows_of(earlier), ["user_id", "item_id", "timestamp"]
-        new = stored.append_column("place", pa.array(range(len(stored)), pa.int64())).join(before.select(known), known, join_type="left anti")
+        placed = stored.append_column("place", pa.array(range(len(stored)), pa.int64()))
+        new = placed.join(before.select(known), known, join_type="left anti")
         table = pa.concat_tables([before, new.sort_by("place").select(EVENT_ROW.names)])
         counts |= {"earlier": len(before), "in_both": len(stored) - len(new)}
     if table["action"].null_count == len(table):
