@@ -26,7 +26,8 @@ class SequenceBatches:
 
     A user's events are cut into windows of `max_length` targets; each event but the first is a target once an epoch.
     Where a user needs several windows the cut points move with the epoch, so that contexts of all lengths occur.
-    Rows of equal length share a batch (almost no padding); a batch holds about `tokens` positions.
+    Rows of equal length share a batch (almost no padding); a batch holds about `tokens` positions. An epoch has as many batches as the
+    first one: where other cuts make fewer or more, a batch comes twice or is left out.
     """
 
     def __init__(self, train: Interactions, *, max_length: int, tokens: int, seed: int):

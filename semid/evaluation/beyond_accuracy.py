@@ -114,7 +114,8 @@ def popularity_lift(recommendations: Recommendations, popularity: np.ndarray, hi
     """
     lists = arp(recommendations, popularity, k)
     both = np.isfinite(lists) & np.isfinite(history_popularity)
-    return float(lists[both].mean() / history_popularity[both].mean() - 1) if both.any() else float("nan")
+    before = history_popularity[both].sum()  # 0 where the histories hold nothing but items that nobody took in training
+    return float(lists[both].sum() / before - 1) if before else float("nan")
 
 
 def history_mean(item: np.ndarray, begin: np.ndarray, end: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -167,7 +167,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Influence:
-    """A history item that mattered. position: from 0, the oldest; effect: score with it minus score without it."""
+    """A history item that mattered. position: from 0, the oldest, among the items that the catalogue holds; effect: score with it minus
+    score without it."""
 
     item_id: str
     title: str

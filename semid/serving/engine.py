@@ -194,7 +194,8 @@ class Engine:
         histories = [run.split.source.item[run.split.source.offsets[r] : run.split.source.offsets[r + 1]] for r in np.unique(rows)]
         batch = history_batch([h for h in histories if len(h)], max_history=run.split.protocol.max_history)
         ours, theirs = (recommender.recommend(batch, k=k).item for recommender in (serving.recommender, serving.snapshot.recommender))
-        return float(np.mean([len(set(a.tolist()) & set(b.tolist())) / len(b) for a, b in zip(ours, theirs, strict=True)]))
+        shared = [len(np.intersect1d(a[a >= 0], b[b >= 0])) / max(1, int((b >= 0).sum())) for a, b in zip(ours, theirs, strict=True)]
+        return float(np.mean(shared))  # lists of a small catalogue end in -1
 
     # Changes -------------------------------------------------------------------------------------------------------------
 

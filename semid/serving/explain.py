@@ -40,6 +40,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
     limit = snapshot.run.split.protocol.max_history
     time = np.zeros(len(rows), np.int64) if request.times is None else np.asarray(request.times, np.int64)
     user = snapshot.user_rows([request.user])
+    unread = max(0, len(rows) - limit)
     rows, time = rows[-limit:], time[-limit:]
     whole = history_batch([rows], [time], user, max_history=limit, requests=moments([request]))
     whole.extra["seen"] = torch.from_numpy(hidden[None])
@@ -53,7 +54,7 @@ def explain(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender |
             item_id=str(snapshot.catalog.items.ids[item]), title=snapshot.catalog.titles[item], score=score, scale=listed.scale,
             rank=int(place[0]) + 1 if len(place) else None,
             path=_path(snapshot, code, whole, item) if isinstance(code, CodeRecommender) else (),
-            history=_influences(snapshot, recommender, whole, item, score),
+            history=_influences(snapshot, recommender, whole, item, score, unread),
             content=tuple(snapshot.near(item, TITLES, "content")) if snapshot.content is not None else (),
             together=tuple(snapshot.near(item, TITLES, "together")),
             note="; ".join(_notes(snapshot, rows, item, hidden)))
@@ -91,8 +92,9 @@ def _path(snapshot: Snapshot, code: CodeRecommender, batch: Batch, item: int) ->
 
 
 def _influences(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommender | Fusion, whole: Batch, item: int,
-                score: float) -> tuple[Influence, ...]:
-    """What the score loses without each history item, the greatest change first; a fusion's weights stay those of the whole history."""
+                score: float, unread: int) -> tuple[Influence, ...]:
+    """What the score loses without each history item, the greatest change first; a fusion's weights stay those of the whole history.
+    unread: how many older items the model doesn't read."""
     rows, time, request = whole.item[0].numpy(), whole.time[0].numpy(), whole.request
     if len(rows) < 2:
         return ()
@@ -103,7 +105,7 @@ def _influences(snapshot: Snapshot, recommender: CodeRecommender | ItemRecommend
                             max_history=len(rows), requests=None if request is None else request.numpy().repeat(len(rows)))
     effect = score - recommender.score_items(without, torch.full((len(rows), 1), item))[:, 0].numpy()
     ids, titles = snapshot.catalog.items.ids, snapshot.catalog.titles
-    return tuple(Influence(str(ids[rows[place]]), titles[rows[place]], int(place), float(effect[place]))
+    return tuple(Influence(str(ids[rows[place]]), titles[rows[place]], unread + int(place), float(effect[place]))
                  for place in np.argsort(-np.abs(effect), kind="stable"))
 
 

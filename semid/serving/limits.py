@@ -56,7 +56,7 @@ class Limits:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if value < 0 or (value == 0 and field.name != "max_rate"):
+            if not (value > 0 or (value == 0 and field.name == "max_rate")):  # NaN too
                 raise ConfigError(f"--{field.name.replace('_', '-')}: want more than 0, got {value}")
 
     def check_size(self, name: str, value: Sized | None, most: int) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from semid.data.events import EARLIEST
 from semid.serving.contract import LAST_SECOND, utc_seconds
 
 
@@ -33,6 +34,8 @@ def _as_second(value: Any) -> Any:
 
 
 Second = Annotated[int, Field(ge=0, le=LAST_SECOND), BeforeValidator(_as_second)]
+EventSecond = Annotated[int, Field(ge=EARLIEST, le=LAST_SECOND), BeforeValidator(_as_second)]
+"""No event is acknowledged that `semid train` would refuse."""
 
 
 class Message(BaseModel):
@@ -77,7 +80,8 @@ class Happened(Message):
     key: Key = Field(description="your own name of this event, such as the number of an order line; sent again it counts once")
     user: Id
     item_id: Id
-    time: Second | None = Field(default=None, description="UTC seconds, or ISO 8601 such as 2026-11-30T10:00:00+01:00; now if left away")
+    time: EventSecond | None = Field(default=None, description="UTC seconds, from 1990 on, or ISO 8601 such as 2026-11-30T10:00:00+01:00; "
+                                                               "now if left away")
     action: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = Field(default=None, description="such as view or buy")
     value: Annotated[float, Field(allow_inf_nan=False)] | None = Field(default=None, description="such as a rating or a price")
     trace_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = Field(

@@ -200,7 +200,7 @@ def _look(model: nn.Module, validation: Validation, state: Checkpoint, log: Log,
     if value > state.best_value and state.step >= validation.since:
         state.best_value, state.best_step = value, state.step
         state.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    looks_since = sum(1 for look in state.history if look["step"] > state.best_step)
+    looks_since = sum(1 for look in state.history if look["step"] > max(state.best_step, validation.since - 1))
     state.stopped = validation.patience is not None and looks_since >= validation.patience
 
 

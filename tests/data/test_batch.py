@@ -154,3 +154,10 @@ def test_a_log_in_which_nobody_has_two_events_is_one_clear_message(batches):
     train = events()
     with pytest.raises(DataError, match="want users with at least two training events, got none"):
         batches(train.take(train.offsets[:-1]))
+
+
+def test_times_stay_beside_their_items_where_a_history_is_cut():
+    batch = history_batch([np.arange(9), np.arange(2)], [np.arange(9) * 10, np.arange(2) * 10 + 5], max_history=4)
+    assert batch.time.tolist() == [[50, 60, 70, 80], [5, 15, 0, 0]]
+    assert latest(batch, 3).item.tolist() == [[6, 7, 8], [0, 1, -1]]
+    assert latest(batch, 3).time.tolist() == [[60, 70, 80], [5, 15, 0]]

@@ -28,6 +28,13 @@ def test_tf_idf_equals_hand_computed_weights():
     torch.testing.assert_close(matrix[:, 0], torch.tensor([1.0, 1.0, 0.0]))
 
 
+def test_a_weight_grows_with_the_logarithm_of_the_count_and_of_how_rare_the_word_is():
+    found = np.sort(tf_idf(["ab ab ab cd", "ab cd", "ab ef", "ef"]).to_dense().numpy(), axis=1)[:, ::-1]
+    often, cd = (1 + np.log(3)) * np.log(4 / 3), np.log(4 / 2)  # the pair of words "ab cd" stands in two texts as well
+    want = [[cd, cd, often], [cd, cd, np.log(4 / 3)], [np.log(4 / 2), np.log(4 / 3), 0], [np.log(4 / 2), 0, 0]]
+    np.testing.assert_allclose(found[:, :3], [np.array(row) / np.linalg.norm(row) for row in want], rtol=1e-6)
+
+
 def test_like_titles_are_near():
     vectors = Hashed(16).encode(catalog(TITLES))
     assert vectors.shape == (120, 16)

@@ -62,6 +62,7 @@ def test_popularity_lift_compares_lists_with_histories():
     r = lists([[0], [1]])
     assert beyond.popularity_lift(r, popularity, np.array([2.0, 2.0]), 1) == 1  # 4 against 2: twice as popular
     assert beyond.popularity_lift(r, popularity, np.array([6.0, np.nan]), 1) == 0  # the other has no history
+    assert np.isnan(beyond.popularity_lift(r, popularity, np.array([0.0, 0.0]), 1))  # of items that nobody took in training
 
 
 def test_history_mean_equals_a_loop(monkeypatch):

@@ -265,6 +265,7 @@ def test_int8_lists_mostly_the_same_items(run_folder):
     engine = Engine.open(run_folder, engine="int8")
     assert 0.8 <= engine.agreement(k=10) <= 1
     assert Engine.open(run_folder).agreement(k=10) == 1
+    assert Engine.open(run_folder).agreement(k=100) == 1  # longer than the catalogue
     assert len(one(engine, WIDE).item_ids) == 20
 
 

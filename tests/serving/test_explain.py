@@ -93,3 +93,10 @@ def test_what_cannot_be_explained_is_refused(engine):
         engine.explain(Request(), "i18")
     with pytest.raises(UnknownId, match="unknown item 'nope'"):
         engine.explain(REQUEST, "nope")
+
+
+def test_positions_are_those_of_the_whole_history_though_the_model_reads_its_end(engine):
+    history = tuple(f"i{item}" for item in range(56))
+    found = engine.explain(Request(history), "i58")
+    assert sorted(influence.position for influence in found.history) == list(range(6, 56))
+    assert all(history[influence.position] == influence.item_id for influence in found.history)

@@ -102,6 +102,8 @@ def test_limits_say_what_was_wanted_and_got():
         limits.check_size("history", ["i"] * 1001, 1000)
     with pytest.raises(ConfigError, match="--max-k: want more than 0"):
         Limits(max_k=0)
+    with pytest.raises(ConfigError, match="--max-seconds: want more than 0, got nan"):
+        Limits(max_seconds=float("nan"))
 
 
 def test_the_documentation_names_every_limit_with_its_default():

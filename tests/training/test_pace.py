@@ -55,6 +55,26 @@ def test_the_best_look_is_kept_and_none_before_since_counts():
     assert fitted(list(falling), since=3)[0] == pytest.approx(3, abs=0.01)
 
 
+def test_patience_counts_looks_from_since_on():
+    rising = [{"ndcg@10": value} for value in (0.1, 0.2, 0.3, 0.4)]
+    assert fitted(list(rising), since=3, patience=1)[0] == pytest.approx(4, abs=0.01)
+
+
+def test_training_ends_after_as_many_looks_without_a_better_one():
+    values = [{"ndcg@10": value} for value in (0.4, 0.3, 0.2, 0.1)]
+    assert fitted(values, patience=2)[0] == pytest.approx(1, abs=0.01)
+    assert len(values) == 1  # the fourth look never came
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [
+    ("constant", [0.2, 1, 1, 1]), ("linear", [0.2, 0.962, 0.525, 0.05]), ("cosine", [0.2, 0.996254, 0.525, 0.05]),
+    ("inverse_sqrt", [1, 1, (5 / 51) ** 0.5, (5 / 101) ** 0.5])])
+def test_the_rate_rises_and_falls_as_its_schedule_says(schedule, rates):
+    optimization = Optimization(learning_rate=1.0, warmup=5, schedule=schedule, final=0.05)
+    found = [optimization.rate(step, 100) for step in (0, 4, 50, 100)]
+    assert found == pytest.approx(rates, abs=1e-5)
+
+
 def test_without_a_validation_case_the_last_weights_are_kept_and_the_log_says_so():
     weight, records = fitted([{}] * 4, patience=1)
     assert weight == pytest.approx(4, abs=0.01)

@@ -269,6 +269,11 @@ def test_hostile_questions_are_answered_in_a_sentence(serve: MakeApp, name: str)
     assert sentence in refused(serve().post("/recommend", content=json.dumps(body), headers={"Content-Type": "application/json"}), status)
 
 
+def test_an_event_that_training_would_refuse_is_not_acknowledged(serve: MakeApp):
+    long_ago = {"events": [{"key": "a", "user": "u", "item_id": "i1", "time": 5}]}
+    assert "events.0.time: " in refused(serve().post("/events", json=long_ago), 422)
+
+
 RAW = {
     "not a number": b'{"history": [], "rules": {"diversity": NaN}}',
     "infinity": b'{"history": [], "rules": {"half_life": Infinity}}',
